@@ -1,0 +1,241 @@
+"""Read settings from recipe, file and command line into one checked object.
+
+Order of precedence: command line (or Python keyword arguments) over ``--config FILE`` over ``--recipe NAME``
+over the defaults. pydantic checks types and ranges; what it finds is turned into one line a mistake.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+from mcl.errors import UserError, did_you_mean
+
+C = TypeVar("C", bound="Command")
+
+
+class Section(BaseModel):
+    """A group of settings inside a command (``--section.setting``)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Command(BaseSettings):
+    """All settings of one command; subclasses with ``recipe`` and ``config`` fields read those files too."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", cli_kebab_case=False, cli_avoid_json=True, cli_hide_none_type=True, cli_implicit_flags=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls, init_settings, **_):
+        # Environment variables would be a hidden fourth source.
+        return (init_settings,)
+
+
+def from_arguments(command: type[C], argv: Sequence[str], prog: str) -> C:
+    """Build ``command`` from command-line arguments.
+
+    Args:
+        command: the settings class.
+        argv: arguments after the command's name; ``-`` and ``_`` in flags are the same.
+        prog: what help and errors call the command, e.g. ``"mcl pretrain"``.
+
+    Raises:
+        UserError: unknown flag (with the nearest known one) or a value out of its type or range.
+        SystemExit: after ``--help``.
+    """
+    flags = {flag for flag, _ in flat_fields(command)}
+    argv = [_canonical_flag(argument, flags) for argument in argv]
+    try:
+        source = CliSettingsSource(command, cli_parse_args=list(argv), cli_prog_name=prog, cli_exit_on_error=False)
+        given = source()
+    except SettingsError as error:
+        raise UserError(_explain_parse_error(str(error), flags, prog)) from None
+    return from_values(command, given)
+
+
+def from_values(command: type[C], given: Mapping[str, Any]) -> C:
+    """Build ``command`` from nested or dotted keys, e.g. ``{"optim.lr": 0.1}`` or ``{"optim": {"lr": 0.1}}``.
+
+    Raises:
+        UserError: unknown key or recipe, unreadable file, value out of its type or range.
+    """
+    values = _nest(given)
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if "recipe" in command.model_fields:
+        file = _read_yaml(Path(values["config"])) if values.get("config") else {}
+        recipe = values.get("recipe") or file.get("recipe") or command.model_fields["recipe"].default
+        if recipe:
+            layers.append((f"recipe {recipe}", read_recipe(recipe)))
+        if file:
+            layers.append((str(values["config"]), file))
+        if recipe:
+            values["recipe"] = recipe
+    layers.append(("", values))
+    merged: dict[str, Any] = {}
+    for origin, layer in layers:
+        _check_keys(command, layer, origin)
+        merged = _merge(merged, layer)
+    try:
+        return command(**merged)
+    except ValidationError as error:
+        raise UserError(_explain_validation(error, layers)) from None
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes shipped in the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in resources.files("mcl.recipes").iterdir() if p.name.endswith(".yaml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Settings of a shipped recipe; raises ``UserError`` with the nearest name for an unknown one."""
+    if name not in recipe_names():
+        raise UserError(f"--recipe: no recipe {name!r}{did_you_mean(name, recipe_names())}; there are: {', '.join(recipe_names())}")
+    return yaml.safe_load((resources.files("mcl.recipes") / f"{name}.yaml").read_text("utf-8")) or {}
+
+
+def dump(command: BaseModel) -> str:
+    """The resolved settings as YAML that ``--config`` takes back."""
+    return yaml.safe_dump(command.model_dump(mode="json", exclude={"config"}), sort_keys=False, allow_unicode=True)
+
+
+def flat_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf setting as ``(dotted name, pydantic FieldInfo)``, in the order of definition."""
+    for name, field in model.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is not None:
+            yield from flat_fields(section, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    for option in (annotation, *get_args(annotation)):
+        if isinstance(option, type) and issubclass(option, Section):
+            return option
+    return None
+
+
+def _canonical_flag(argument: str, flags: set[str]) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    canonical = name.replace("-", "_")
+    return f"--{canonical}{equals}{value}" if canonical in flags or canonical.startswith("no_") else argument
+
+
+def _nest(given: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in given.items():
+        target = nested
+        *parents, leaf = str(key).split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        if isinstance(value, Mapping) and isinstance(target.get(leaf), dict):
+            target[leaf] = _merge(target[leaf], _nest(value))
+        else:
+            target[leaf] = _nest(value) if isinstance(value, Mapping) else value
+    return nested
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(dict(merged[key]), value) if both else value
+    return merged
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: expected 'setting: value' lines, found a {type(values).__name__}")
+    return _nest(values)
+
+
+def _check_keys(model: type[BaseModel], values: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+    for key, value in values.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            known = [prefix + name for name in model.model_fields] + [name for name, _ in flat_fields(model, prefix)]
+            where = f"{origin}: " if origin else ""
+            raise UserError(f"{where}unknown setting {prefix + key!r}{_nearest_setting(prefix + str(key), known)}")
+        section = _section_of(field.annotation)
+        if section is not None and isinstance(value, Mapping):
+            _check_keys(section, value, origin, f"{prefix}{key}.")
+
+
+def _nearest_setting(name: str, known: list[str]) -> str:
+    """Nearest setting; a user who forgot the section ("lr" for "optim.lr") is told the full name."""
+    leaf = name.rpartition(".")[2]
+    same_leaf = [candidate for candidate in known if candidate.rpartition(".")[2] == leaf]
+    return f" (did you mean {same_leaf[0]!r}?)" if same_leaf else did_you_mean(name, known)
+
+
+def _explain_parse_error(message: str, flags: set[str], prog: str) -> str:
+    text = message.removeprefix("error parsing CLI: ")
+    if "unrecognized arguments:" in text:
+        unknown = text.partition("unrecognized arguments:")[2].split()
+        flag = next((word for word in unknown if word.startswith("--")), None)
+        if flag is None:
+            return f"unexpected argument {unknown[0]!r}; settings are given as --name VALUE ({prog} --help lists them)"
+        name = flag[2:].partition("=")[0].replace("-", "_")
+        return f"unknown setting '--{name}'{_nearest_setting(name, sorted(flags))}; {prog} --help lists them"
+    if "ambiguous option" in text:
+        name = text.partition("ambiguous option: --")[2].split()[0]
+        near = difflib.get_close_matches(name, flags, n=3, cutoff=0.3)
+        return f"--{name} is not a full setting name; did you mean one of: {', '.join('--' + n for n in near)}?"
+    return " ".join(text.split())
+
+
+def _explain_validation(error: ValidationError, layers: list[tuple[str, dict[str, Any]]]) -> str:
+    lines = []
+    for problem in error.errors():
+        # Locations of union members and list items are kept; pydantic's own tags (in brackets) are not.
+        path = [str(part) for part in problem["loc"] if not str(part).startswith(("function-", "tagged-"))]
+        name = ".".join(path)
+        if problem["type"] == "missing":
+            lines.append(f"--{name} is required")
+            continue
+        message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ").strip()
+        is_rule = problem["type"] == "value_error"
+        wanted = message if is_rule else f"must be {message}"
+        origin = next((origin for origin, layer in reversed(layers) if _has(layer, path)), "")
+        where = f"{origin}: " if origin else ""
+        value = "" if is_rule or isinstance(problem["input"], Mapping) else f", got {problem['input']!r}"
+        hint = _choice_hint(problem)
+        lines.append(f"{where}{'--' if not origin else ''}{name}: {wanted}{value}{hint}" if name else f"{where}{wanted}")
+    return "; ".join(dict.fromkeys(lines))
+
+
+def _choice_hint(problem: Mapping[str, Any]) -> str:
+    if problem["type"] not in ("literal_error", "enum"):
+        return ""
+    choices = problem["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+    return did_you_mean(str(problem["input"]), choices)
+
+
+def _has(layer: Mapping[str, Any], path: list[str]) -> bool:
+    for part in path:
+        if not isinstance(layer, Mapping) or part not in layer:
+            return False if part not in ("",) else True
+        layer = layer[part]
+        if not isinstance(layer, Mapping):
+            return True
+    return True

@@ -1,0 +1,1 @@
+"""Shipped recipes: YAML files that state only what differs from the defaults."""
