@@ -1,0 +1,44 @@
+"""mcl: pre-train a detector's whole trunk on unlabeled images.
+
+Every command of the command line has a twin here that takes the same settings as keywords (nested as
+dictionaries, or dotted: ``**{"optim.lr": 0.1}``) and returns the same summary:
+
+>>> mcl.pretrain(data="photos", out="runs/pretrain", recipe="mcl-r18-64")      # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+# Before torch: see cli.py.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+__all__ = [
+    "data_compose", "data_demo", "data_trees", "demo", "evaluate", "export", "finetune", "load_trunk", "pretrain",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: ``import mcl`` must not take torch's seconds.
+    if name == "load_trunk":
+        return importlib.import_module("mcl.nn.trunk").load_trunk
+    from mcl.cli import COMMANDS
+
+    entry = COMMANDS.get(name.replace("_", " "))
+    if entry is None or name not in __all__:
+        raise AttributeError(f"module 'mcl' has no attribute {name!r}")
+    return _twin(name, *entry)
+
+
+def _twin(name: str, settings_module: str, settings_class: str, module: str, function: str, summary: str):
+    def call(**settings: Any) -> dict[str, Any]:
+        from mcl.config.base import from_values
+
+        command = getattr(importlib.import_module(settings_module), settings_class)
+        return getattr(importlib.import_module(module), function)(from_values(command, settings))
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = f"``mcl {name.replace('_', ' ')}``: {summary}. Settings: ``{settings_module}.{settings_class}``."
+    return call

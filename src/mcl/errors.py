@@ -10,8 +10,24 @@ class UserError(Exception):
     """A mistake in the input that the user can mend.
 
     The message is one line: what is wrong, where (file, key, value) and how to mend it. The command
-    line prints it without a traceback and exits with code 2; from Python it is an ordinary exception.
+    line prints it without a traceback and exits with ``exit_code``; from Python it is an ordinary exception.
     """
+
+    exit_code = 2
+
+
+class RunFailed(UserError):
+    """A run that started well and cannot go on (loss not finite, too many unreadable images, disk full)."""
+
+    exit_code = 3
+
+
+class Interrupted(UserError):
+    """A run that was asked to stop by a signal, after it wrote its checkpoint."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

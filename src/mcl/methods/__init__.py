@@ -1,0 +1,1 @@
+"""Pre-training methods, all behind the protocol of ``mcl.methods.base``."""

@@ -1,0 +1,7 @@
+"""``python -m mcl``."""
+
+import sys
+
+from mcl.cli import main
+
+sys.exit(main())

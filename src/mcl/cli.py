@@ -1,0 +1,86 @@
+"""The command line: picks the command, reads its settings, prints errors as one line. Nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+# Waiting OpenMP threads sleep instead of spinning: loader processes and other runs need the cores. Must be set
+# before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# name -> (module of the settings, class, module of the function, function, one line)
+COMMANDS: dict[str, tuple[str, str, str, str, str]] = {
+    "pretrain": ("mcl.config.pretrain", "PretrainSettings", "mcl.run.pretrain", "pretrain", "unlabeled images -> pre-trained trunk"),
+    "finetune": ("mcl.config.finetune", "FinetuneSettings", "mcl.run.finetune", "finetune", "trunk + boxes -> detector and its AP"),
+    "evaluate": ("mcl.config.finetune", "EvaluateSettings", "mcl.run.evaluate", "evaluate", "AP of a fine-tuned detector"),
+    "export": ("mcl.config.export", "ExportSettings", "mcl.run.export", "export", "trunk -> weights for other libraries"),
+    "demo": ("mcl.config.demo", "DemoSettings", "mcl.run.demo", "demo", "the whole path on an embedded data set"),
+    "data demo": ("mcl.config.data", "DataDemoSettings", "mcl.run.data", "data_demo", "write the embedded demo data set"),
+    "data trees": ("mcl.config.data", "DataTreesSettings", "mcl.run.data", "data_trees", "write the trees data set (deepforest)"),
+    "data compose": ("mcl.config.data", "DataComposeSettings", "mcl.run.data", "data_compose", "scenes from cut-outs and backgrounds"),
+}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``mcl``; returns the exit code (2 for a mistake in the input)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    from mcl.errors import UserError
+
+    try:
+        if not argv or argv[0] in ("-h", "--help", "help"):
+            print(_usage())
+            return 0
+        if argv[0] in ("-V", "--version"):
+            from importlib.metadata import version
+
+            print(f"mcl {version('mcl')}")
+            return 0
+        name, rest = _command(argv)
+        settings_module, settings_class, module, function, _ = COMMANDS[name]
+        from mcl.config.base import from_arguments
+
+        command = getattr(importlib.import_module(settings_module), settings_class)
+        settings = from_arguments(command, rest, f"mcl {name}")
+        result = getattr(importlib.import_module(module), function)(settings)
+        if isinstance(result, dict) and "message" in result:
+            print(result["message"])
+        return 0
+    except UserError as error:
+        print(f"mcl: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("mcl: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _command(argv: list[str]) -> tuple[str, list[str]]:
+    from mcl.errors import UserError, did_you_mean
+
+    for words in (2, 1):
+        name = " ".join(argv[:words])
+        if name in COMMANDS:
+            return name, argv[words:]
+    if argv[0] == "data":
+        known = [name.split()[1] for name in COMMANDS if name.startswith("data ")]
+        given = argv[1] if len(argv) > 1 else ""
+        raise UserError(f"mcl data: give one of {', '.join(known)}{did_you_mean(given, known)}")
+    raise UserError(f"unknown command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}; mcl --help lists them")
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {entry[4]}" for name, entry in COMMANDS.items()]
+    return "\n".join(
+        ["usage: mcl COMMAND [--setting VALUE ...]", "", "Pre-train a detector's trunk on unlabeled images, fine-tune it, measure it.", "",
+         *lines, "", "mcl COMMAND --help lists a command's settings."]
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

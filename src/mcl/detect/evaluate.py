@@ -1,0 +1,146 @@
+"""Detections of a data set as COCO results, and COCO's numbers for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from faster_coco_eval import COCO
+from faster_coco_eval.core import mask as rle
+from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.models.detection import FasterRCNN
+
+from mcl.data.coco import CocoDetection, collate
+from mcl.data.coco_json import CocoScenes
+from mcl.detect.forward import detect, to_canvas
+
+# faster-coco-eval's names of COCO's 12 numbers -> ours
+NUMBERS = {
+    "AP_all": "AP", "AP_50": "AP50", "AP_75": "AP75", "AP_small": "AP_small", "AP_medium": "AP_medium",
+    "AP_large": "AP_large", "AR_all": "AR1", "AR_second": "AR10", "AR_third": "AR100",
+    "AR_small": "AR_small", "AR_medium": "AR_medium", "AR_large": "AR_large",
+}  # fmt: skip
+
+
+@torch.inference_mode()
+def predict(
+    detector: FasterRCNN,
+    dataset: CocoDetection,
+    names: list[str],
+    batch: int,
+    workers: int,
+    device: torch.device,
+    tick: Callable[[int], None] = lambda done: None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Detections of every scene in COCO's results format.
+
+    Args:
+        dataset: still scenes.
+        names: category names in the order of the detector's labels (label 1 first). A label whose name the
+            data set does not have is dropped: nothing could match it.
+        tick: called with the number of images done after every batch.
+
+    Returns:
+        ``{"bbox": [...]}``, and ``"segm"`` with masks as compressed RLE if the detector predicts masks.
+    """
+    detector.eval()
+    ids = {name: i for i, name in dataset.scenes.categories.items()}
+    category = [None, *(ids.get(name) for name in names)]
+    results: dict[str, list[dict[str, Any]]] = {"bbox": []}
+    if detector.roi_heads.has_mask():
+        results["segm"] = []
+    done = 0
+    for images, targets in DataLoader(dataset, batch, num_workers=workers, collate_fn=collate):
+        found = detect(detector, to_canvas(detector, images, device), [t["original_size"] for t in targets])
+        for target, image_found in zip(targets, found, strict=True):
+            _append(results, image_found, dataset.scenes.scenes[target["index"]].id, category)
+        done += len(images)
+        tick(done)
+    return results
+
+
+def ground_truth(scenes: CocoScenes, masks: bool) -> dict[str, Any]:
+    """A checked annotation file as a COCO dictionary: clipped boxes, crowds included, ids from 1."""
+    annotations = []
+    for scene in scenes.scenes:
+        for thing in scene.objects:
+            x1, y1, x2, y2 = thing.box
+            annotations.append({
+                # faster-coco-eval takes the id 0 for "not matched".
+                "id": len(annotations) + 1, "image_id": scene.id, "category_id": thing.category,
+                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": thing.area, "iscrowd": int(thing.crowd),
+            })  # fmt: skip
+            if masks:
+                annotations[-1]["segmentation"] = thing.segmentation or [[x1, y1, x2, y1, x2, y2, x1, y2]]
+    return {
+        "images": [{"id": s.id, "width": s.width, "height": s.height} for s in scenes.scenes],
+        "categories": [{"id": i, "name": name} for i, name in scenes.categories.items()],
+        "annotations": annotations,
+    }
+
+
+def coco_numbers(scenes: CocoScenes, results: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """COCO's 12 numbers and per-class AP of results, and the box AP with all classes taken as one.
+
+    Returns:
+        ``{"bbox": {"AP": ..., "AP50": ..., ..., "per_class": {name: AP}}, "segm": ..., "class_agnostic_AP": ...}``;
+        values from 0 to 1, None where the data set has nothing to measure (no large objects, say).
+    """
+    numbers: dict[str, Any] = {}
+    for kind in results:
+        truth = ground_truth(scenes, masks=kind == "segm")
+        evaluator = _evaluate(truth, results[kind], kind)
+        stats = evaluator.stats_as_dict
+        numbers[kind] = {ours: _measured(stats[theirs]) for theirs, ours in NUMBERS.items()}
+        # precision: (IoU thresholds, recalls, classes, areas, detections); all areas, 100 detections
+        precision = np.asarray(evaluator.eval["precision"])[:, :, :, 0, -1]
+        per_class = {i: precision[:, :, k] for k, i in enumerate(evaluator.params.catIds)}
+        numbers[kind]["per_class"] = {
+            scenes.categories[i]: _measured(values[values > -1].mean() if (values > -1).any() else -1)
+            for i, values in per_class.items()
+        }
+    numbers["class_agnostic_AP"] = _class_agnostic(scenes, results["bbox"])
+    return numbers
+
+
+def _evaluate(truth: dict[str, Any], results: Iterable[dict[str, Any]], kind: str) -> COCOeval_faster:
+    reference = COCO(truth)
+    evaluator = COCOeval_faster(reference, reference.loadRes([dict(result) for result in results]), kind)
+    evaluator.print_function = lambda *_: None
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summarize()
+    return evaluator
+
+
+def _class_agnostic(scenes: CocoScenes, boxes: list[dict[str, Any]]) -> float | None:
+    truth = ground_truth(scenes, masks=False)
+    truth["categories"] = [{"id": 1, "name": "object"}]
+    truth["annotations"] = [{**annotation, "category_id": 1} for annotation in truth["annotations"]]
+    evaluator = _evaluate(truth, [{**box, "category_id": 1} for box in boxes], "bbox")
+    return _measured(evaluator.stats_as_dict["AP_all"])
+
+
+def _append(results: dict[str, list], found: dict[str, Tensor], image_id: int, category: list[int | None]) -> None:
+    boxes, scores, labels = (found[key].cpu() for key in ("boxes", "scores", "labels"))
+    for position, (box, score, label) in enumerate(zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True)):
+        if category[label] is None:
+            continue
+        head = {"image_id": image_id, "category_id": category[label], "score": round(score, 5)}
+        x1, y1, x2, y2 = box
+        results["bbox"].append({**head, "bbox": [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)]})
+        if "segm" in results:
+            mask = (found["masks"][position, 0] > 0.5).to(torch.uint8).cpu().numpy()
+            encoded = rle.encode(np.asfortranarray(mask))
+            counts = encoded["counts"]
+            encoded["counts"] = counts.decode("ascii") if isinstance(counts, bytes) else counts
+            results["segm"].append({**head, "segmentation": {"size": list(encoded["size"]), "counts": encoded["counts"]}})
+
+
+def _measured(value: float) -> float | None:
+    """COCO writes -1 for "nothing to measure"."""
+    return None if value < 0 else round(float(value), 5)

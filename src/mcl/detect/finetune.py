@@ -1,0 +1,116 @@
+"""Training of a detector, one step at a time, in the form the loop asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models.detection import FasterRCNN
+
+from mcl.config.optim import OptimSettings
+from mcl.detect.forward import losses_of, to_canvas
+from mcl.detect.frozen import FeatureStore
+from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, set_lr
+
+Batch = tuple[list[Any], list[dict[str, Any]]]
+
+
+class DetectorTraining:
+    """A detector, its optimizer and its schedule.
+
+    A batch is ``(images, targets)``; with a ``store`` (frozen trunk) ``(rows of the store, targets)``.
+
+    Args:
+        frozen: modules that stay in eval mode (what ``freeze`` returned).
+        store: features of a frozen trunk.
+        precision: ``bf16`` runs the network under autocast.
+    """
+
+    def __init__(
+        self,
+        detector: FasterRCNN,
+        optim: OptimSettings,
+        schedule: Schedule,
+        batch: int,
+        device: torch.device,
+        frozen: list[nn.Module] | None = None,
+        store: FeatureStore | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        self.detector, self.schedule, self.device = detector, schedule, device
+        self.frozen, self.store, self.precision = frozen or [], store, precision
+        self.clip_norm = optim.clip_norm
+        self.optimizer = build_optimizer(detector, optim, batch)
+
+    def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Learn from one batch; returns loss, its terms, lr and grad_norm as 0-d tensors."""
+        training_mode(self.detector, self.frozen)
+        lr = self.schedule.lr_at(step)
+        set_lr(self.optimizer, lr)
+        terms = self.losses(batch)
+        loss = sum(terms.values())
+        norm = apply_gradients(loss, self.optimizer, self.clip_norm)
+        terms = {"loss/" + name.removeprefix("loss_"): term.detach() for name, term in terms.items()}
+        return {"loss": loss.detach(), **terms, "lr": torch.tensor(lr), "grad_norm": norm}
+
+    def watch(self, values: Mapping[str, float]) -> str | None:
+        """Nothing to warn about: a loss that is not finite is the loop's business."""
+        return None
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss terms of a batch, by torchvision's names."""
+        inputs, targets = batch
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            if self.store is not None:
+                canvas, features = self.store.canvas([t["size"] for t in targets]), self.store.features(inputs)
+            else:
+                canvas = to_canvas(self.detector, inputs, self.device)
+                features = self.detector.backbone(canvas.tensors)
+            return losses_of(self.detector, features, canvas, targets)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs, as tensors and plain types."""
+        return {"detector": self.detector.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict()``."""
+        self.detector.load_state_dict(state["detector"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    @torch.no_grad()
+    def recompute_norms(self, batches: Iterable[Batch], frozen: list[nn.Module] | None = None) -> int:
+        """Precise BatchNorm: average every layer's batch statistics over ``batches`` at the final weights.
+
+        Running averages lag behind the weights and, with few images a step, are noisy (method: Transfer).
+
+        Args:
+            frozen: modules to leave alone; default: those that are not trained.
+
+        Returns:
+            Number of layers recomputed; without any, ``batches`` is not read.
+        """
+        frozen = self.frozen if frozen is None else frozen
+        kept = {id(layer) for module in frozen for layer in module.modules()}
+        norms = [m for m in self.detector.modules() if isinstance(m, _BatchNorm) and id(m) not in kept]
+        if not norms:
+            return 0
+        momenta = [norm.momentum for norm in norms]
+        training_mode(self.detector, frozen)
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+        for batch in batches:
+            self.losses(batch)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        return len(norms)
+
+
+def training_mode(detector: FasterRCNN, frozen: list[nn.Module]) -> None:
+    """Training mode for all but the frozen modules."""
+    detector.train()
+    for module in frozen:
+        module.eval()

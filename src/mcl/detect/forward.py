@@ -1,0 +1,54 @@
+"""A detector's forward pass in pieces: images to canvas, canvas to features, features to losses or detections.
+
+torchvision's own ``forward`` does all at once and resizes without anti-aliasing; here images arrive at their
+final size, and features can come from a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.image_list import ImageList
+
+
+def to_canvas(detector: FasterRCNN, images: Sequence[Tensor], device: torch.device) -> ImageList:
+    """uint8 images (3, h, w) -> one normalised, zero-padded float batch (n, 3, H, W) and the images' sizes."""
+    transform = detector.transform
+    scaled = [transform.normalize(image.to(device).float() / 255) for image in images]
+    batch = transform.batch_images(scaled, transform.size_divisible)
+    return ImageList(batch, [tuple(image.shape[-2:]) for image in images])
+
+
+def losses_of(
+    detector: FasterRCNN, features: Mapping[str, Tensor], canvas: ImageList, targets: Sequence[Mapping[str, Any]]
+) -> dict[str, Tensor]:
+    """Proposal and head losses of features p2..p5, pool; modules must be in training mode."""
+    device = next(iter(features.values())).device
+    targets = [{k: v.to(device) for k, v in target.items() if isinstance(v, Tensor)} for target in targets]
+    proposals, proposal_losses = detector.rpn(canvas, features, targets)
+    _, head_losses = detector.roi_heads(features, proposals, canvas.image_sizes, targets)
+    return {**proposal_losses, **head_losses}
+
+
+def detect(
+    detector: FasterRCNN, canvas: ImageList, original_sizes: Sequence[tuple[int, int]]
+) -> list[dict[str, Tensor]]:
+    """Detections of a canvas in pixels of the original images; modules must be in eval mode.
+
+    Returns:
+        For every image ``boxes`` (n, 4), ``labels`` (n,), ``scores`` (n,), with masks ``masks`` (n, 1, H, W)
+        as probabilities at the original size.
+    """
+    features = detector.backbone(canvas.tensors)
+    proposals, _ = detector.rpn(canvas, features)
+    found, _ = detector.roi_heads(features, proposals, canvas.image_sizes)
+    return detector.transform.postprocess(found, canvas.image_sizes, list(original_sizes))
+
+
+def canvas_of(sizes: Sequence[tuple[int, int]], height: int, width: int, device: torch.device) -> ImageList:
+    """A canvas without pixels, for features that are already computed (anchors only need its shape)."""
+    return ImageList(torch.empty(1, device=device).expand(len(sizes), 3, height, width), list(sizes))

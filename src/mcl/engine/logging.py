@@ -1,0 +1,133 @@
+"""What a run tells: a progress bar or plain lines, metrics.jsonl, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mcl.engine.run_folder import RunFolder
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Metrics:
+    """Appends to metrics.jsonl and TensorBoard; a resumed run first drops what it is going to log again."""
+
+    def __init__(self, folder: RunFolder, start_step: int, tensorboard: bool) -> None:
+        _drop_lines_from(folder.metrics, start_step)
+        self._file = open(folder.metrics, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed in close)
+        self._board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(folder.path / "tensorboard", purge_step=start_step or None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers of one step (0-based count of steps done)."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+class Display:
+    """Progress on a terminal, plain lines elsewhere."""
+
+    def __init__(self, title: str, total_steps: int, start_step: int) -> None:
+        self._live = console.is_terminal
+        self.total_steps = total_steps
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TimeRemainingColumn(), TextColumn("{task.fields[line]}"), console=console, disable=not self._live,
+        )  # fmt: skip
+        self._task = self._progress.add_task(title, total=total_steps, completed=start_step, line="")
+        self._title = title
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._progress.stop()
+
+    def advance(self, step: int) -> None:
+        """Move the bar to ``step`` steps done."""
+        self._progress.update(self._task, completed=step)
+
+    def log(self, step: int, line: str) -> None:
+        """Show the newest numbers."""
+        if self._live:
+            self._progress.update(self._task, completed=step, line=line)
+        else:
+            console.print(f"{self._title} {step}/{self.total_steps}  {line}")
+
+    def say(self, text: str, style: str = "") -> None:
+        """Print a line above the bar."""
+        (self._progress.console if self._live else console).print(text, style=style or None, markup=False)
+
+
+def describe(values: Mapping[str, float], seconds_left: float) -> str:
+    """One line of the numbers that a person follows."""
+    levels = [f"{values[name]:.3f}" for name in sorted(values) if name.startswith("loss/")]
+    parts = [f"loss {values['loss']:.3f}" + (f" ({' '.join(levels)})" if levels else "")]
+    parts.append(f"lr {values['lr']:.2g}")
+    parts.append(f"{values['images_per_second']:.1f} images/s")
+    parts.append(f"data wait {values['data_wait']:.0%}")
+    parts.append(f"{duration(seconds_left)} left")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``95 -> '1m35s'``; hours above an hour, days above two."""
+    seconds = int(round(seconds))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    if seconds < 2 * 86400:
+        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    return f"{seconds / 86400:.1f} days"
+
+
+def end_time(seconds_left: float) -> str:
+    """Local clock time at which ``seconds_left`` will have passed."""
+    end = datetime.now() + timedelta(seconds=seconds_left)
+    return end.strftime("%H:%M" if seconds_left < 12 * 3600 else "%a %d %b %H:%M")
+
+
+def _drop_lines_from(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # a line cut off by a crash
+    path.write_text("".join(line + "\n" for line in kept), "utf-8")
+
+
+class Stopwatch:
+    """Seconds since ``start``, in parts: what is spent waiting for data, and the rest."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.waited = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since creation."""
+        return time.perf_counter() - self.start

@@ -1,0 +1,117 @@
+"""From canvases to one embedding a tile: level-matched, or exhaustive as in the authors' code.
+
+A canvas is what the backbone sees: a full-size image or a montage. Canvases come ordered by scale (1, 2, 4, 8),
+so the canvases of one scale, or of all scales from one on, are a slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mcl.nn.backbone import features_of
+from mcl.nn.heads import build_projector
+from mcl.nn.pyramid import LEVELS, add_top_down, lateral, output
+from mcl.nn.trunk import Trunk
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many canvases there are of each scale, in their order.
+
+    Attributes:
+        scales: tiles per side, ascending powers of two starting with 1.
+        counts: canvases of each scale.
+    """
+
+    scales: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    def slice_of(self, scale: int) -> slice:
+        """Canvases of one scale."""
+        position = self.scales.index(scale)
+        start = sum(self.counts[:position])
+        return slice(start, start + self.counts[position])
+
+    @staticmethod
+    def level_of(scale: int) -> int:
+        """Pyramid level (0 is P2) on which a tile of this scale covers exactly one window: 1 -> P5 ... 8 -> P2."""
+        return len(LEVELS) - scale.bit_length()
+
+
+class Encoder(nn.Module):
+    """Trunk and projector: what is trained, and what the target copies."""
+
+    def __init__(self, trunk: Trunk, hidden: int, embedding: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.projector = build_projector(trunk.out_channels, hidden, embedding)
+
+    def encode_matched(self, canvases: Tensor, layout: Layout, scales: Sequence[int]) -> dict[int, Tensor]:
+        """Embeddings of the tiles of ``scales``, each from the level that matches, and nothing else computed.
+
+        One pass of the backbone over all canvases. A lateral convolution sees the canvases of its own scale and
+        of all smaller tiles (they need it for their top-down path), an output convolution only its own.
+
+        Args:
+            canvases: (B, 3, S, S), ordered as ``layout`` says.
+            layout: canvases of each scale.
+            scales: which tiles to embed.
+
+        Returns:
+            scale -> (canvases of the scale * scale^2, E), tiles row by row.
+        """
+        features = features_of(self.trunk.backbone.body, canvases)
+        merged, maps, offset = None, {}, 0
+        for scale in layout.scales:
+            if scale > max(scales):
+                break
+            level, own = layout.level_of(scale), layout.slice_of(scale)
+            # From here on: this scale's canvases and those of smaller tiles that are wanted.
+            last = layout.slice_of(max(scales)).stop
+            side = lateral(self.trunk.backbone.fpn, level, features[level][own.start : last])
+            merged = side if merged is None else add_top_down(side, merged[own.start - offset :])
+            offset = own.start
+            if scale in scales:
+                maps[scale] = output(self.trunk.backbone.fpn, level, merged[: own.stop - own.start])
+        # From P2 to P5, as the authors do: the order decides what the shared head's running statistics become.
+        return {scale: self.embed_windows(maps[scale]) for scale in reversed(maps)}
+
+    def encode_top(self, canvases: Tensor) -> Tensor:
+        """P5 embeddings of every canvas, taken whole: (B, 3, S, S) -> (B, E). No top-down path is needed."""
+        top = features_of(self.trunk.backbone.body, canvases)[-1]
+        level = len(LEVELS) - 1
+        return self.embed_windows(output(self.trunk.backbone.fpn, level, lateral(self.trunk.backbone.fpn, level, top)))
+
+    def encode_exhaustive(self, canvases: Tensor, layout: Layout) -> dict[int, Tensor]:
+        """All windows of all levels of all canvases, as the authors' code computes them.
+
+        Returns:
+            scale -> (B * scale^2, E): every canvas cut as if it were of that scale.
+        """
+        levels = self.trunk.backbone(canvases)
+        # From P2 to P5, as above.
+        return {scale: self.embed_windows(levels[LEVELS[layout.level_of(scale)]]) for scale in reversed(layout.scales)}
+
+    def embed_windows(self, pyramid_map: Tensor) -> Tensor:
+        """Cut a map into windows, then head, mean over the window, projector: (b, C, h, w) -> (b * windows, E).
+
+        Cutting comes before the convolutions, so that zero padding acts at window borders as after RoIAlign.
+        """
+        windows = cut_windows(pyramid_map, self.trunk.spec.window)
+        return self.projector(self.trunk.roi_heads.box_head(windows).mean(dim=(2, 3)))
+
+
+def cut_windows(pyramid_map: Tensor, window: int) -> Tensor:
+    """(b, C, r * window, c * window) -> (b * r * c, C, window, window), row by row within a map."""
+    b, channels, height, width = pyramid_map.shape
+    rows, columns = height // window, width // window
+    if rows == columns == 1:
+        return pyramid_map
+    cut = pyramid_map.reshape(b, channels, rows, window, columns, window).permute(0, 2, 4, 1, 3, 5)
+    windows = cut.reshape(b * rows * columns, channels, window, window)
+    is_nhwc = pyramid_map.is_contiguous(memory_format=torch.channels_last)
+    return windows.contiguous(memory_format=torch.channels_last) if is_nhwc else windows

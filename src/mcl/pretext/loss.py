@@ -1,0 +1,65 @@
+"""The multi-level contrastive loss, in fp32 or better (method: Loss)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def level_weights(scales: int) -> list[float]:
+    """Weights 1/2, 1/4, 1/8, 1/8 for four scales: halved from scale to scale, the last twice; they sum to one."""
+    return [2.0 ** -min(i + 1, max(scales - 1, 0)) for i in range(scales)]
+
+
+@dataclass(frozen=True)
+class LevelLoss:
+    """Loss of one scale in one direction; cosines are means over tiles (no gradient)."""
+
+    loss: Tensor
+    positive_cosine: Tensor
+    negative_cosine: Tensor
+
+
+def contrast(
+    predictions: Tensor, labels: Tensor, targets: Tensor, target_labels: Tensor, temperature: float, weight: float
+) -> LevelLoss:
+    """w * 2T * CE(normalise(p) . targets^T / T, positives): a tile against every target of the batch.
+
+    With several positives (assignments other than ``top``) their cross-entropies are averaged; a tile without any
+    (possible when montages hold only part of the batch) does not count.
+
+    Args:
+        predictions: (n, E) of the online network's predictor, not normalised.
+        labels: (n,) image of each tile, counted over all processes.
+        targets: (M, E), L2-normalised, without gradient.
+        target_labels: (M,) image of each target, counted over all processes.
+        temperature: T > 0.
+        weight: w of the level.
+    """
+    dtype = torch.promote_types(predictions.dtype, torch.float32)
+    cosines = F.normalize(predictions.to(dtype), dim=1) @ targets.to(dtype).T  # (n, M)
+    positive = labels[:, None] == target_labels[None, :]
+    counts = positive.sum(dim=1)
+    log_probability = F.log_softmax(cosines / temperature, dim=1)
+    entropy = -(log_probability * positive).sum(dim=1) / counts.clamp(min=1)
+    has_positive = counts > 0
+    loss = weight * 2 * temperature * entropy.sum() / has_positive.sum().clamp(min=1)
+    with torch.no_grad():
+        positive_cosine = (cosines * positive).sum() / positive.sum().clamp(min=1)
+        negative_cosine = (cosines * ~positive).sum() / (~positive).sum().clamp(min=1)
+    return LevelLoss(loss, positive_cosine, negative_cosine)
+
+
+def total_loss(levels: Sequence[LevelLoss]) -> Tensor:
+    """Sum over scales and both directions."""
+    return torch.stack([level.loss for level in levels]).sum()
+
+
+def embedding_spread(embeddings: Tensor) -> Tensor:
+    """Standard deviation of L2-normalised embeddings over the batch, times sqrt(E): 1 if spread out, 0 if collapsed."""
+    unit = F.normalize(embeddings.detach().float(), dim=1)
+    return unit.std(dim=0).mean() * unit.shape[1] ** 0.5

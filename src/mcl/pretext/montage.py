@@ -1,0 +1,105 @@
+"""Montages: tiles of many images side by side on one canvas, so that place and scale are known without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Which image each tile of each scale shows.
+
+    Attributes:
+        labels: scale -> (montages * scale^2,) image indices in 0..batch-1; scale 1 is the identity.
+    """
+
+    labels: Mapping[int, Tensor]
+
+
+def count_montages(batch: int, scales: Sequence[int], repeats: Mapping[int, int] | None = None) -> dict[int, int]:
+    """Montages of each scale (method: Montages).
+
+    Every image is a tile once for scales 1, 2, 4 and twice for 8, so a batch of N makes N, N/4, N/16, N/32.
+    Other batch sizes round down, but never below one montage; tiles then wrap around.
+
+    Args:
+        batch: images on this process.
+        scales: tiles per side.
+        repeats: scale -> how often an image is a tile; default 1, for scale 8: 2.
+    """
+    repeats = repeats or {}
+    counts = {}
+    for scale in scales:
+        times = repeats.get(scale, 2 if scale == 8 else 1)
+        counts[scale] = batch if scale == 1 else max(1, batch * times // scale**2)
+    return counts
+
+
+def draw_permutation(scale: int, montages: int, generator: torch.Generator) -> Tensor:
+    """A random permutation of the scale^2 * montages tiles of one scale, on the CPU."""
+    return torch.randperm(scale**2 * montages, generator=generator)
+
+
+def shuffle_from(permutations: Mapping[int, Tensor], batch: int) -> Shuffle:
+    """Image of each tile: the permutation modulo the batch; scale 1 shows every image once, in order.
+
+    Args:
+        permutations: scale (above 1) -> permutation of its tiles.
+        batch: N, images on this process.
+    """
+    labels = {1: torch.arange(batch)}
+    labels.update({scale: permutation.long() % batch for scale, permutation in sorted(permutations.items())})
+    return Shuffle(labels)
+
+
+def assemble(
+    tiles: Mapping[int, Tensor],
+    shuffle: Shuffle,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = True,
+) -> Tensor:
+    """Lay tiles into canvases and normalise them, on the tiles' device.
+
+    Args:
+        tiles: scale s -> (N, 3, S/s, S/s) uint8.
+        shuffle: image of each tile; s^2 consecutive tiles fill a montage row by row.
+        mean, std: of RGB values in 0..1.
+        dtype: of the result.
+        channels_last: memory format of the result.
+
+    Returns:
+        (B, 3, S, S): N full-size images, then the montages of each scale in ascending order.
+    """
+    size = tiles[1].shape[-1]
+    total = sum(len(labels) // scale**2 for scale, labels in shuffle.labels.items())
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    canvases = torch.empty((total, 3, size, size), dtype=torch.uint8, device=tiles[1].device, memory_format=layout)
+    start = 0
+    for scale, labels in sorted(shuffle.labels.items()):
+        stop = start + len(labels) // scale**2
+        canvases[start:stop] = _montage(tiles[scale], labels, scale)
+        start = stop
+    return normalise(canvases, mean, std, dtype)
+
+
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """(x - 255 mean) / (255 std) for uint8 (B, 3, H, W), in the memory format of ``pixels``."""
+    shape = (1, 3, 1, 1)
+    centre = torch.tensor([255 * m for m in mean], dtype=dtype, device=pixels.device).view(shape)
+    spread = torch.tensor([255 * s for s in std], dtype=dtype, device=pixels.device).view(shape)
+    return pixels.to(dtype).sub_(centre).div_(spread)
+
+
+def _montage(tiles: Tensor, labels: Tensor, scale: int) -> Tensor:
+    """(N, 3, t, t) and (b * s^2,) -> (b, 3, s * t, s * t)."""
+    side = tiles.shape[-1]
+    if scale == 1:
+        return tiles
+    chosen = tiles[labels.to(tiles.device)].view(-1, scale, scale, 3, side, side)
+    return chosen.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, scale * side, scale * side)

@@ -1,0 +1,128 @@
+"""``mcl evaluate``, and the measuring at the end of ``mcl finetune``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torchvision.models.detection import FasterRCNN
+
+from mcl.config.base import dump
+from mcl.config.finetune import EvaluateSettings
+from mcl.data.coco import CocoDetection
+from mcl.data.coco_json import CocoScenes, read_coco
+from mcl.detect.evaluate import coco_numbers, predict
+from mcl.detect.figure import save_detections
+from mcl.detect.saved import DetectorPlan, load_detector
+from mcl.engine.device import use_device
+from mcl.engine.logging import Display, console
+from mcl.engine.run_folder import RunFolder
+from mcl.errors import UserError
+
+
+def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
+    """Measure a fine-tuned detector on a COCO JSON.
+
+    Writes ``predictions.bbox.json`` (and ``.segm.json``), ``eval.json``, ``detections.png`` and ``summary.json``
+    to ``settings.out``.
+
+    Returns:
+        What ``summary.json`` holds.
+
+    Raises:
+        UserError: bad annotations, no detector there, or no class in common.
+    """
+    scenes = read_coco(settings.val, settings.images, settings.max_missing)
+    device = use_device(settings.device, settings.threads)
+    detector, plan = load_detector(settings.detector, settings.score_threshold)
+    notes = scenes.notes + check_classes(scenes, plan.names)
+    folder = RunFolder.open(settings.out, overwrite=settings.overwrite)
+    folder.write_text("config.yaml", dump(settings))
+    for note in notes:
+        console.print(note, markup=False)
+    numbers = measure(detector.to(device), plan, scenes, folder, settings.batch, settings.workers, device)
+    summary = {"detector": str(settings.detector), "val": str(settings.val), "notes": notes, **headline(numbers)}
+    folder.write_json("summary.json", summary)
+    return summary
+
+
+def measure(
+    detector: FasterRCNN, plan: DetectorPlan, scenes: CocoScenes, folder: RunFolder, batch: int, workers: int,
+    device: torch.device,
+) -> dict[str, Any]:  # fmt: skip
+    """Run the detector on every scene, write predictions, numbers and picture, print the table.
+
+    Returns:
+        ``coco_numbers`` with ``seconds`` and ``images``.
+    """
+    started = time.perf_counter()
+    still = CocoDetection(scenes, plan.names, plan.framing, masks=False)
+    with Display("test", len(scenes.scenes), 0) as display:
+        results = predict(detector, still, list(plan.names), batch, workers, device, display.advance)
+    if not scenes.has_masks:
+        results.pop("segm", None)
+    numbers = coco_numbers(scenes, results)
+    numbers |= {"images": len(scenes.scenes), "seconds": round(time.perf_counter() - started, 1)}
+    for kind, found in results.items():
+        _write_results(folder.path / f"predictions.{kind}.json", found)
+    folder.write_json("eval.json", numbers)
+    save_detections(folder.path / "detections.png", scenes, results)
+    console.print(numbers_table(numbers))
+    return numbers
+
+
+def check_classes(scenes: CocoScenes, names: tuple[str, ...]) -> list[str]:
+    """Notes on classes that only one side knows (classes are matched by name).
+
+    Raises:
+        UserError: no class in common.
+    """
+    theirs, ours = list(scenes.categories.values()), set(names)
+    if not ours & set(theirs):
+        raise UserError(f"{scenes.path}: no category in common: it has {theirs[:5]}, the detector knows {list(names)[:5]}")
+    unknown = [name for name in theirs if name not in ours]
+    if not unknown:
+        return []
+    return [f"{scenes.path.name}: the detector knows no {', '.join(map(repr, unknown[:5]))}: AP 0 there"]
+
+
+def headline(numbers: dict[str, Any]) -> dict[str, Any]:
+    """The few numbers one compares runs by."""
+    box, mask = numbers["bbox"], numbers.get("segm", {})
+    return {
+        "box_AP": box["AP"], "box_AP50": box["AP50"], "mask_AP": mask.get("AP"), "mask_AP50": mask.get("AP50"),
+        "class_agnostic_AP": numbers["class_agnostic_AP"], "test_images": numbers["images"],
+        "test_seconds": numbers["seconds"],
+    }  # fmt: skip
+
+
+def numbers_table(numbers: dict[str, Any]) -> Table:
+    """COCO's numbers and the AP of each class, in percent."""
+    kinds = [kind for kind in ("bbox", "segm") if kind in numbers]
+    table = Table(title=f"COCO numbers in percent, {numbers['images']} images", title_justify="left")
+    table.add_column("")
+    for kind in kinds:
+        table.add_column({"bbox": "boxes", "segm": "masks"}[kind], justify="right")
+    for name in (key for key in numbers["bbox"] if key != "per_class"):
+        table.add_row(name, *(percent(numbers[kind][name]) for kind in kinds))
+    table.add_row("AP, classes as one", percent(numbers["class_agnostic_AP"]), *[""] * (len(kinds) - 1), end_section=True)
+    classes = numbers["bbox"]["per_class"]
+    for name in sorted(classes, key=lambda name: -(classes[name] or 0))[:20]:
+        table.add_row(f"AP {name}", *(percent(numbers[kind]["per_class"][name]) for kind in kinds))
+    if len(classes) > 20:
+        table.caption = f"the best 20 of {len(classes)} classes; all are in eval.json"
+    return table
+
+
+def percent(value: float | None) -> str:
+    """``0.4251 -> '42.5'``; a dash for what could not be measured."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _write_results(path: Path, results: list[dict[str, Any]]) -> None:
+    import json
+
+    path.write_text("[\n" + ",\n".join(json.dumps(result) for result in results) + "\n]\n", "utf-8")

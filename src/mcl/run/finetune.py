@@ -1,0 +1,185 @@
+"""``mcl finetune``: from annotated scenes and a trunk to a detector's AP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.models.detection import FasterRCNN
+
+from mcl.config.base import dump
+from mcl.config.finetune import FinetuneSettings
+from mcl.data.coco import CocoDetection, Framing, collate
+from mcl.data.coco_json import CocoScenes, read_coco
+from mcl.data.loader import step_batches, steps_per_epoch
+from mcl.data.random import STREAM_DETECTION, STREAM_WEIGHTS, seeded
+from mcl.detect.detector import load_trunk_into
+from mcl.detect.finetune import DetectorTraining
+from mcl.detect.frozen import FeatureStore, FrozenScenes, freeze
+from mcl.detect.saved import FILE_NAME, DetectorPlan, save_detector
+from mcl.engine.device import use_device
+from mcl.engine.logging import Display, console
+from mcl.engine.loop import run_loop
+from mcl.engine.optim import Schedule, resolve_length
+from mcl.engine.run_folder import RunFolder
+from mcl.interop.load_report import LoadReport
+from mcl.nn.trunk import TrunkSpec, read_trunk
+from mcl.run.evaluate import check_classes, headline, measure, percent
+
+DEFAULT_STEPS, SCRATCH_SIZE, SCRATCH_WINDOW = 600, 224, 7
+
+
+def finetune(settings: FinetuneSettings) -> dict[str, Any]:
+    """Train a detector and measure its box and mask AP.
+
+    Writes ``detector.safetensors``, ``predictions.*.json``, ``eval.json``, ``detections.png``, ``summary.json``
+    and the loop's files to ``settings.out``.
+
+    Returns:
+        What ``summary.json`` holds: AP, cost, and what was loaded.
+
+    Raises:
+        UserError: bad annotations, a trunk that does not fit, a folder that is not empty.
+    """
+    started = time.perf_counter()
+    train = read_coco(settings.train, settings.images, settings.max_missing)
+    val = read_coco(settings.val, settings.val_images or settings.images, settings.max_missing)
+    plan, state = _plan(settings, train)
+    notes = train.notes + val.notes + check_classes(val, plan.names)
+    device = use_device(settings.loop.device, settings.loop.threads)
+    detector, report = _build(settings, plan, state)
+    folder = RunFolder.open(settings.out, settings.resume, settings.overwrite)
+    folder.write_text("config.yaml", dump(settings))
+    _announce(notes, plan, report)
+    training, cost = _train(settings, plan, detector.to(device), train, folder, device)
+    if settings.precise_bn_images:
+        _precise_norms(training, settings, _dataset(settings, plan, train))
+    save_detector(folder.path / FILE_NAME, detector, plan, {"trunk": settings.trunk, "parts": settings.parts})
+    numbers = measure(detector, plan, val, folder, settings.test_batch, settings.loop.workers, device)
+    cost["total_seconds"] = round(time.perf_counter() - started, 1)
+    summary = {
+        "trunk": settings.trunk, "parts": settings.parts if report else "none", "freeze": settings.freeze,
+        "loaded_share": round(report.covered, 4) if report else 0.0, "train_images": len(train.scenes),
+        **headline(numbers), "cost": cost, "notes": notes,
+    }  # fmt: skip
+    folder.write_json("summary.json", summary)
+    _conclude(summary, folder)
+    return summary
+
+
+def _plan(settings: FinetuneSettings, train: CocoScenes) -> tuple[DetectorPlan, dict[str, torch.Tensor] | None]:
+    """Shapes from the trunk, from ``--like``, or from ``--model.*``; and the trunk's weights, if there is one."""
+    state, source = None, settings.like if settings.trunk == "none" else Path(settings.trunk)
+    if source is not None:
+        spec, tensors, _ = read_trunk(source)
+        state = tensors if settings.trunk != "none" else None
+        roi_size, image_size = spec.window, settings.image_size or spec.image_size
+    else:
+        image_size, roi_size = settings.image_size or SCRATCH_SIZE, SCRATCH_WINDOW
+        spec = TrunkSpec(**settings.model.model_dump(), image_size=image_size)
+    options = settings.detector.model_copy(update={"roi_size": settings.detector.roi_size or roi_size})
+    views = settings.views
+    plan = DetectorPlan(
+        spec, tuple(train.categories.values()), train.has_masks, options, image_size, tuple(views.short_sides), views.long_side
+    )
+    return plan, state
+
+
+def _build(
+    settings: FinetuneSettings, plan: DetectorPlan, state: dict[str, torch.Tensor] | None
+) -> tuple[FasterRCNN, LoadReport | None]:
+    # The same seed gives fresh parts the same values with and without a trunk.
+    with seeded(STREAM_WEIGHTS, settings.seed):
+        detector = plan.build()
+    if state is None:
+        return detector, None
+    source = f"--trunk {settings.trunk}"
+    return detector, load_trunk_into(detector, state, settings.parts, source, settings.allow_partial)
+
+
+def _train(
+    settings: FinetuneSettings, plan: DetectorPlan, detector: FasterRCNN, scenes: CocoScenes, folder: RunFolder,
+    device: torch.device,
+) -> tuple[DetectorTraining, dict[str, Any]]:  # fmt: skip
+    dataset = _dataset(settings, plan, scenes)
+    if settings.loop.channels_last:
+        detector.to(memory_format=torch.channels_last)
+    frozen = freeze(detector, settings.freeze)
+    length = settings.schedule
+    if length.steps is None and length.epochs is None:
+        length = length.model_copy(update={"steps": DEFAULT_STEPS})
+    total, warmup = resolve_length(length, steps_per_epoch(len(dataset), settings.batch))
+    schedule = Schedule(length, settings.optim.peak_lr(settings.batch), total, warmup)
+    training = DetectorTraining(
+        detector, settings.optim, schedule, settings.batch, device, frozen, precision=settings.loop.precision
+    )
+    if settings.freeze == "trunk":
+        training.store = _encode_once(training, settings, dataset, folder)
+    source = FrozenScenes(dataset) if training.store else dataset
+
+    def batches(start_step: int) -> Iterator[Any]:
+        return step_batches(source, settings.batch, settings.seed, start_step, total, settings.loop.workers, collate)
+
+    summary = run_loop(
+        training, batches, total_steps=total, images_per_step=settings.batch, folder=folder, settings=settings.loop,
+        resume=settings.resume, title="fine-tune", seed=settings.seed,
+    )  # fmt: skip
+    return training, summary.as_dict()
+
+
+def _dataset(settings: FinetuneSettings, plan: DetectorPlan, scenes: CocoScenes) -> CocoDetection:
+    views = settings.views
+    framing = Framing(plan.image_size, plan.short_sides, plan.long_side, views.flip, views.scale_jitter, views.colour)
+    return CocoDetection(scenes, plan.names, framing, plan.masks, settings.seed)
+
+
+def _encode_once(
+    training: DetectorTraining, settings: FinetuneSettings, dataset: CocoDetection, folder: RunFolder
+) -> FeatureStore:
+    # An untrained trunk's BatchNorm has seen nothing: its statistics at least are measured.
+    if settings.calibrate_bn or settings.trunk == "none":
+        layers = _recompute(training, settings, dataset, settings.precise_bn_images or 200, frozen=[])
+        console.print(f"BatchNorm statistics of {layers} layers measured on the training scenes before freezing")
+    training.detector.eval()
+    with Display("features", len(dataset), 0) as display:
+        return FeatureStore(
+            training.detector, dataset, settings.views.flip > 0, settings.feature_dtype, folder.path / "features.bin",
+            settings.feature_cache_gb, training.device, settings.test_batch, settings.loop.workers, display.advance,
+        )  # fmt: skip
+
+
+def _precise_norms(training: DetectorTraining, settings: FinetuneSettings, dataset: CocoDetection) -> None:
+    source = FrozenScenes(dataset) if training.store else dataset
+    layers = _recompute(training, settings, source, settings.precise_bn_images, frozen=training.frozen)
+    console.print(f"precise BatchNorm: statistics of {layers} layers over {settings.precise_bn_images} images")
+
+
+def _recompute(
+    training: DetectorTraining, settings: FinetuneSettings, dataset: Any, images: int, frozen: list[torch.nn.Module]
+) -> int:
+    steps = max(1, round(images / settings.batch))
+    batches = step_batches(dataset, settings.batch, settings.seed, 0, steps, settings.loop.workers, collate)
+    # Boxes are sampled at random in the heads; the seed makes a resumed run end the same.
+    with seeded(STREAM_DETECTION, settings.seed):
+        return training.recompute_norms(batches, frozen)
+
+
+def _announce(notes: list[str], plan: DetectorPlan, report: LoadReport | None) -> None:
+    kind = "Mask R-CNN" if plan.masks else "Faster R-CNN"
+    console.print(
+        f"{kind} on {plan.spec.backbone}, {len(plan.names)} classes, {plan.image_size} px, "
+        f"RoI windows of {plan.settings.roi_size}", markup=False,
+    )  # fmt: skip
+    for line in [*notes, *(report.lines() if report else ["from scratch: nothing is loaded"])]:
+        console.print(line, markup=False)
+
+
+def _conclude(summary: dict[str, Any], folder: RunFolder) -> None:
+    cost, masks = summary["cost"], "" if summary["mask_AP"] is None else f", mask AP {percent(summary['mask_AP'])}"
+    console.print(
+        f"box AP {percent(summary['box_AP'])}{masks} after {cost['images']:,} images in {cost['seconds']:.0f} s "
+        f"of training ({cost['total_seconds']:.0f} s in all); {folder.path}", markup=False,
+    )  # fmt: skip
