@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,12 +27,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    #: settings of which one is given: a layer that sets one takes away what layers below said of the others
+    one_of: ClassVar[tuple[str, ...]] = ()
+
 
 class Command(BaseSettings):
     """All settings of one command; subclasses with ``recipe`` and ``config`` fields read those files too."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", cli_kebab_case=False, cli_avoid_json=True, cli_hide_none_type=True, cli_implicit_flags=True,
+        extra="forbid", cli_kebab_case=False, cli_avoid_json=True, cli_hide_none_type=True,
     )
 
     @classmethod
@@ -54,9 +57,8 @@ def from_arguments(command: type[C], argv: Sequence[str], prog: str) -> C:
         SystemExit: after ``--help``.
     """
     flags = {flag for flag, _ in flat_fields(command)}
-    argv = [_canonical_flag(argument, flags) for argument in argv]
     try:
-        source = CliSettingsSource(command, cli_parse_args=list(argv), cli_prog_name=prog, cli_exit_on_error=False)
+        source = CliSettingsSource(command, cli_parse_args=_canonical(argv, command), cli_prog_name=prog, cli_exit_on_error=False)
         given = source()
     except SettingsError as error:
         raise UserError(_explain_parse_error(str(error), flags, prog)) from None
@@ -81,10 +83,10 @@ def from_values(command: type[C], given: Mapping[str, Any]) -> C:
         if recipe:
             values["recipe"] = recipe
     layers.append(("", values))
-    merged: dict[str, Any] = {}
+    merged = _section_defaults(command)
     for origin, layer in layers:
         _check_keys(command, layer, origin)
-        merged = _merge(merged, layer)
+        merged = _merge(_without_rivals(command, merged, layer), layer)
     try:
         return command(**merged)
     except ValidationError as error:
@@ -105,17 +107,22 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 def dump(command: BaseModel) -> str:
     """The resolved settings as YAML that ``--config`` takes back."""
-    return yaml.safe_dump(command.model_dump(mode="json", exclude={"config"}), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(command.model_dump(mode="json", exclude={"config", "resume", "overwrite"}), sort_keys=False, allow_unicode=True)
 
 
 def flat_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf setting as ``(dotted name, pydantic FieldInfo)``, in the order of definition."""
-    for name, field in model.model_fields.items():
+    for name, field in _fields(model).items():
         section = _section_of(field.annotation)
         if section is not None:
             yield from flat_fields(section, f"{prefix}{name}.")
         else:
             yield prefix + name, field
+
+
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    """Fields by the name that users give (``alias``: for names that Python keeps to itself, like ``with``)."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _section_of(annotation: Any) -> type[Section] | None:
@@ -125,12 +132,23 @@ def _section_of(annotation: Any) -> type[Section] | None:
     return None
 
 
-def _canonical_flag(argument: str, flags: set[str]) -> str:
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument[2:].partition("=")
-    canonical = name.replace("-", "_")
-    return f"--{canonical}{equals}{value}" if canonical in flags or canonical.startswith("no_") else argument
+def _canonical(argv: Sequence[str], command: type[Command]) -> list[str]:
+    """Flags under their one name and with a value: ``--image-size``, ``--resume`` and ``--no-resume`` are understood."""
+    flags = {name: field.annotation is bool for name, field in flat_fields(command)}
+    words: list[str] = []
+    for position, argument in enumerate(argv):
+        name, equals, value = argument[2:].partition("=")
+        name = name.replace("-", "_") if argument.startswith("--") else ""
+        if name in flags:
+            words.append(f"--{name}{equals}{value}")
+            following = argv[position + 1] if position + 1 < len(argv) else "--"
+            if flags[name] and not equals and following.lower() not in ("true", "false"):
+                words.append("true")
+        elif flags.get(name.removeprefix("no_")) and not equals:
+            words += [f"--{name.removeprefix('no_')}", "false"]
+        else:
+            words.append(argument)
+    return words
 
 
 def _nest(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,6 +173,21 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _section_defaults(command: type[Command]) -> dict[str, Any]:
+    """A command's own defaults of its sections, which may differ from the section class's."""
+    fields = command.model_fields.items()
+    return {name: field.default.model_dump() for name, field in fields if isinstance(field.default, Section)}
+
+
+def _without_rivals(command: type[Command], below: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    kept = dict(below)
+    for name, values in layer.items():
+        section = _section_of(_fields(command)[name].annotation)
+        if section and isinstance(values, Mapping) and any(values.get(key) is not None for key in section.one_of):
+            kept[name] = {key: value for key, value in kept.get(name, {}).items() if key not in section.one_of}
+    return kept
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
@@ -171,9 +204,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _check_keys(model: type[BaseModel], values: Mapping[str, Any], origin: str, prefix: str = "") -> None:
     for key, value in values.items():
-        field = model.model_fields.get(key)
+        field = _fields(model).get(key)
         if field is None:
-            known = [prefix + name for name in model.model_fields] + [name for name, _ in flat_fields(model, prefix)]
+            known = [prefix + name for name in _fields(model)] + [name for name, _ in flat_fields(model, prefix)]
             where = f"{origin}: " if origin else ""
             raise UserError(f"{where}unknown setting {prefix + key!r}{_nearest_setting(prefix + str(key), known)}")
         section = _section_of(field.annotation)
@@ -196,6 +229,8 @@ def _explain_parse_error(message: str, flags: set[str], prog: str) -> str:
         if flag is None:
             return f"unexpected argument {unknown[0]!r}; settings are given as --name VALUE ({prog} --help lists them)"
         name = flag[2:].partition("=")[0].replace("-", "_")
+        if name in flags:
+            return f"{name} is given by its place, without '--{name}': {prog} {name.upper()} ..."
         return f"unknown setting '--{name}'{_nearest_setting(name, sorted(flags))}; {prog} --help lists them"
     if "ambiguous option" in text:
         name = text.partition("ambiguous option: --")[2].split()[0]

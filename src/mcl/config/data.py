@@ -12,12 +12,14 @@ from mcl.config.base import Command
 class DataSettings(Command):
     """Where a generated set goes."""
 
-    out: Path = Field(description="Folder to write; gets unlabeled/, images/, train.json, test.json, preview.png.")
+    out: Path = Field(
+        description="Folder to write; gets unlabeled/, images/, train.json, test.json, preview.png."
+    )
     overwrite: bool = Field(False, description="Replace a set that mcl data wrote there before.")
 
     def recorded(self) -> dict:
         """Settings that the pictures depend on, for the ``info`` of the JSON files."""
-        return self.model_dump(mode="json", exclude={"out", "overwrite", "workers"})
+        return self.model_dump(mode="json", exclude={"out", "overwrite", "workers", "package"})
 
 
 class SceneSettings(DataSettings):
@@ -29,29 +31,51 @@ class SceneSettings(DataSettings):
     train_scenes: int = Field(400, ge=1, description="Labelled training scenes.")
     test_scenes: int = Field(100, ge=1, description="Labelled test scenes.")
     image_size: int = Field(128, ge=32, le=4096, description="Width and height of every image in pixels.")
-    min_objects: int = Field(1, ge=0, description="Fewest objects in a scene (less only where no place is left).")
+    min_objects: int = Field(
+        1, ge=0, description="Fewest objects in a scene (less only where no place is left)."
+    )
     max_objects: int = Field(4, ge=1, le=200, description="Most objects in a scene.")
-    min_size: float = Field(32, gt=0, description="Smallest longer side of an object, in pixels or as a fraction.")
-    max_size: float = Field(105, gt=0, description="Largest longer side of an object, in pixels or as a fraction.")
-    centred_min_size: float = Field(0.5, gt=0, description="The same for the one object of unlabeled_objects.")
-    centred_max_size: float = Field(0.9, gt=0, description="The same for the one object of unlabeled_objects.")
+    min_size: float = Field(
+        0.25, gt=0, description="Smallest longer side of an object, in pixels or as a fraction."
+    )
+    max_size: float = Field(
+        0.82, gt=0, description="Largest longer side of an object, in pixels or as a fraction."
+    )
+    centred_min_size: float = Field(
+        0.5, gt=0, description="The same for the one object of unlabeled_objects."
+    )
+    centred_max_size: float = Field(
+        0.9, gt=0, description="The same for the one object of unlabeled_objects."
+    )
     rotation: float = Field(20.0, ge=0, le=180, description="Objects are turned by up to this many degrees.")
     flip: bool = Field(True, description="Mirror half of the objects and backgrounds.")
-    brightness: float = Field(0.2, ge=0, lt=1, description="Brightness of objects and backgrounds varies by this share.")
-    edge_softness: float = Field(0.7, ge=0, le=5, description="Objects' edges fade over up to this many pixels.")
-    overhang: float = Field(0.1, ge=0, lt=0.5, description="Share of an object's width or height that may lie outside.")
+    brightness: float = Field(
+        0.2, ge=0, lt=1, description="Brightness of objects and backgrounds varies by this share."
+    )
+    edge_softness: float = Field(
+        0.7, ge=0, le=5, description="Objects' edges fade over up to this many pixels."
+    )
+    overhang: float = Field(
+        0.1, ge=0, lt=0.5, description="Share of an object's width or height that may lie outside."
+    )
     min_visible: float = Field(0.4, ge=0, le=1, description="Least visible share of an object's area.")
     min_visible_pixels: int = Field(64, ge=1, description="Least visible area of an object in pixels.")
     min_contrast: float = Field(
-        0.0, ge=0, le=255, description="Least distance of mean colour between an object and what it covers (0-255)."
+        0.0,
+        ge=0,
+        le=255,
+        description="Least distance of mean colour between an object and what it covers (0-255).",
     )
     jpeg_quality: int = Field(92, ge=30, le=100, description="JPEG quality of the pictures.")
     workers: int = Field(1, ge=1, le=256, description="Processes that compose.")
 
     @model_validator(mode="after")
     def _ranges(self) -> SceneSettings:
-        for low, high in (("min_objects", "max_objects"), ("min_size", "max_size"),
-                          ("centred_min_size", "centred_max_size")):
+        for low, high in (
+            ("min_objects", "max_objects"),
+            ("min_size", "max_size"),
+            ("centred_min_size", "centred_max_size"),
+        ):
             smallest, largest = self.pixels(getattr(self, low)), self.pixels(getattr(self, high))
             if "size" not in low:
                 smallest, largest = getattr(self, low), getattr(self, high)
@@ -69,28 +93,43 @@ class SceneSettings(DataSettings):
 class DataComposeSettings(SceneSettings):
     """Compose unlabeled images and labelled scenes from cut-outs (pictures with alpha) and photos."""
 
-    cutouts: Path = Field(description="Folder of class folders with cut-outs (PNG or WebP with transparency).")
+    cutouts: Path = Field(
+        description="Folder of class folders with cut-outs (PNG or WebP with transparency)."
+    )
     backgrounds: Path = Field(description="Folder of photos, searched recursively.")
     class_map: str | None = Field(
         None, description="YAML file of 'class: [patterns]' relative to cutouts, or the shipped map 'stamps'."
     )
     include: list[str] = Field(["*"], description="Classes to use (patterns such as 'b*'; comma-separated).")
     exclude: list[str] = Field([], description="Classes to leave out (patterns; comma-separated).")
-    test_fraction: float = Field(0.25, gt=0, lt=1, description="Share of cut-outs and photos kept for the test scenes.")
+    test_fraction: float = Field(
+        0.25, gt=0, lt=1, description="Share of cut-outs and photos kept for the test scenes."
+    )
 
 
 class DataDemoSettings(SceneSettings):
     """Make the embedded demo set: eight kinds of shapes with photo texture on scikit-image's photos."""
 
-    min_size: float = Field(28, gt=0, description="Smallest longer side of an object, in pixels or as a fraction.")
-    max_size: float = Field(90, gt=0, description="Largest longer side of an object, in pixels or as a fraction.")
+    min_size: float = Field(
+        0.22, gt=0, description="Smallest longer side of an object, in pixels or as a fraction."
+    )
+    max_size: float = Field(
+        0.7, gt=0, description="Largest longer side of an object, in pixels or as a fraction."
+    )
     rotation: float = Field(30.0, ge=0, le=180, description="Objects are turned by up to this many degrees.")
     min_contrast: float = Field(
-        30.0, ge=0, le=255, description="Least distance of mean colour between an object and what it covers (0-255)."
+        30.0,
+        ge=0,
+        le=255,
+        description="Least distance of mean colour between an object and what it covers (0-255).",
     )
     classes: int = Field(6, ge=1, le=8, description="How many kinds of shapes.")
-    cutouts_per_class: int = Field(60, ge=2, description="Different training objects a class; the test has a third.")
-    texture_blend: float = Field(0.7, ge=0, le=1, description="1: an object shows only photo texture, 0: only one colour.")
+    cutouts_per_class: int = Field(
+        60, ge=2, description="Different training objects a class; the test has a third."
+    )
+    texture_blend: float = Field(
+        0.7, ge=0, le=1, description="1: an object shows only photo texture, 0: only one colour."
+    )
     shading: float = Field(0.4, ge=0, le=1, description="How much an object darkens towards its edge.")
     deform: float = Field(0.06, ge=0, le=0.3, description="How far outlines deviate from the ideal shape.")
 
@@ -99,13 +138,18 @@ class DataTreesSettings(DataSettings):
     """Cut real aerial photos with hand-drawn tree boxes (packaged with deepforest) into tiles."""
 
     package: Path | None = Field(
-        None, description="deepforest folder, its data folder or its wheel; none: installed, else downloaded by pip."
+        None,
+        description="deepforest's folder, its data folder or wheel; none: installed, else pip downloads it.",
     )
     tile: int = Field(128, ge=32, le=2048, description="Width and height of a labelled tile in pixels.")
     stride: int = Field(128, ge=8, description="Distance between labelled tiles in pixels.")
-    unlabeled_tile: int | None = Field(None, ge=32, le=2048, description="Width of an unlabeled tile; none: as tile.")
+    unlabeled_tile: int | None = Field(
+        None, ge=32, le=2048, description="Width of an unlabeled tile; none: as tile."
+    )
     unlabeled_stride: int = Field(64, ge=8, description="Distance between unlabeled tiles in pixels.")
-    min_visible: float = Field(0.5, gt=0, le=1, description="Least share of a box inside the tile for it to be kept.")
+    min_visible: float = Field(
+        0.5, gt=0, le=1, description="Least share of a box inside the tile for it to be kept."
+    )
     keep_empty: bool = Field(False, description="Keep labelled tiles without a box.")
     train_photos: list[str] = Field(["2019_YELL_2_528000*"], description="Photos of train.json (patterns).")
     test_photos: list[str] = Field(["2019_YELL_2_541000*"], description="Photos of test.json (patterns).")

@@ -14,7 +14,9 @@ from mcl.config.optim import LoopSettings, OptimSettings, ScheduleSettings
 class ShapeSettings(Section):
     """Shape of the trunk when none is loaded (``--trunk none`` without ``--like``)."""
 
-    backbone: str = Field("resnet50", description="timm name of a network with features at strides 4, 8, 16, 32.")
+    backbone: str = Field(
+        "resnet50", description="timm name of a network with features at strides 4, 8, 16, 32."
+    )
     pyramid_channels: int = Field(256, ge=4, le=2048, description="Channels of the pyramid and the heads.")
     head_convs: int = Field(4, ge=0, le=8, description="3x3 convolutions of the box head.")
 
@@ -26,9 +28,12 @@ class ViewSettings(Section):
     scale_jitter: tuple[float, float] = Field(
         (1.0, 1.0), description="Resize by a random factor in this range, then crop or pad; (1, 1): off."
     )
-    colour: float = Field(0.0, ge=0, le=1, description="Strength of brightness, contrast and saturation jitter; 0: off.")
+    colour: float = Field(
+        0.0, ge=0, le=1, description="Strength of brightness, contrast and saturation jitter; 0: off."
+    )
     short_sides: list[int] = Field(
-        [], description="Resize the shorter side to one of these (COCO: 640..800); empty: fit into image_size."
+        [],
+        description="Resize the shorter side to one of these (COCO: 640..800); empty: fit into image_size.",
     )
     long_side: int = Field(1333, ge=32, description="Longest side with short_sides.")
 
@@ -48,14 +53,24 @@ class DetectorSettings(Section):
     """Heads and sampling. Sizes left to ``none`` follow image_size and the trunk."""
 
     anchor_base: float | None = Field(
-        None, gt=0, description="Anchor side at P2 in pixels, doubled per level; none: image_size / 16, within 4..32."
+        None,
+        gt=0,
+        description="Anchor side at P2 in pixels, doubled per level; none: image_size / 8, within 4..32.",
     )
-    aspect_ratios: list[float] = Field([0.5, 1.0, 2.0], min_length=1, description="Height / width of the anchors.")
+    anchors_per_octave: int | None = Field(
+        None, ge=1, le=6, description="Anchor sizes a level; none: 3 below 512 px, else 1 (as for COCO)."
+    )
+    aspect_ratios: list[float] = Field(
+        [0.5, 1.0, 2.0], min_length=1, description="Height / width of the anchors."
+    )
     roi_scale: float | None = Field(
         None, gt=0, description="Box side in pixels that reads P4; none: image_size / 2, at most 224."
     )
     roi_size: int | None = Field(
-        None, ge=1, le=28, description="Cells of a box's window; none: the trunk's pre-training window, 7 without one."
+        None,
+        ge=1,
+        le=28,
+        description="Cells of a box's window; none: the trunk's pre-training window, 7 without one.",
     )
     mask_roi_size: int | None = Field(
         None, ge=2, le=56, description="Cells of a mask's window; none: 2 * roi_size, within 8..14."
@@ -68,7 +83,9 @@ class DetectorSettings(Section):
     anchors_per_image: int = Field(256, ge=8, description="Anchors an image in the proposal loss.")
     boxes_per_image: int = Field(128, ge=8, description="Boxes an image in the box loss (COCO: 512).")
     score_threshold: float = Field(0.05, ge=0, lt=1, description="Drop detections that score less.")
-    nms_threshold: float = Field(0.5, gt=0, le=1, description="Drop a detection that overlaps a better one this much.")
+    nms_threshold: float = Field(
+        0.5, gt=0, le=1, description="Drop a detection that overlaps a better one this much."
+    )
     detections_per_image: int = Field(100, ge=1, description="At most this many detections an image.")
 
 
@@ -76,10 +93,18 @@ class FinetuneOptim(OptimSettings):
     """Update rule, with defaults for small data: AdamW, where SGD at the 1x rate learns next to nothing."""
 
     name: Literal["lars", "sgd", "adamw"] = Field("adamw", description="Update rule.")
-    lr: float = Field(5e-4, gt=0, description="Peak learning rate (for lr_batch images a step, if that is set).")
-    lr_batch: int | None = Field(None, ge=1, description="lr is scaled by batch / lr_batch; none: lr is used as it is.")
-    weight_decay: float = Field(0.05, ge=0, description="Weight decay; never on 1-D parameters (biases, norms).")
-    clip_norm: float | None = Field(10.0, gt=0, description="Clip the global gradient norm; none: no clipping.")
+    lr: float = Field(
+        5e-4, gt=0, description="Peak learning rate (for lr_batch images a step, if that is set)."
+    )
+    lr_batch: int | None = Field(
+        None, ge=1, description="lr is scaled by batch / lr_batch; none: lr is used as it is."
+    )
+    weight_decay: float = Field(
+        0.05, ge=0, description="Weight decay; never on 1-D parameters (biases, norms)."
+    )
+    clip_norm: float | None = Field(
+        10.0, gt=0, description="Clip the global gradient norm; none: no clipping."
+    )
 
 
 class FinetuneSchedule(ScheduleSettings):
@@ -87,7 +112,9 @@ class FinetuneSchedule(ScheduleSettings):
 
     steps: int | None = Field(None, ge=1, description="Length in steps (or give epochs); neither: 600.")
     warmup_steps: int = Field(50, ge=0, description="Linear warm-up in steps, on top of warmup_epochs.")
-    decay: Literal["cosine", "multistep", "constant"] = Field("multistep", description="Decay after the warm-up.")
+    decay: Literal["cosine", "multistep", "constant"] = Field(
+        "multistep", description="Decay after the warm-up."
+    )
     final_lr: float = Field(0.0, ge=0, description="Where cosine decay ends, for the scaled lr.")
 
 
@@ -98,18 +125,24 @@ class FinetuneSettings(Command):
     train: Path = Field(description="COCO JSON to train on.")
     val: Path = Field(description="COCO JSON to measure AP on.")
     images: Path = Field(description="Folder that file names in train start from.")
-    val_images: Path | None = Field(None, description="Folder that file names in val start from; none: as images.")
+    val_images: Path | None = Field(
+        None, description="Folder that file names in val start from; none: as images."
+    )
     out: Path = Field(description="Run folder to write.")
     recipe: str | None = Field("finetune-small", description="Shipped settings to start from.")
-    config: Path | None = Field(None, description="YAML file of settings (over the recipe, under the command line).")
+    config: Path | None = Field(
+        None, description="YAML file of settings (over the recipe, under the command line)."
+    )
     parts: Literal["backbone", "backbone+pyramid", "backbone+pyramid+head"] = Field(
         "backbone+pyramid+head", description="Parts of the trunk to load; the others start fresh."
     )
     freeze: Literal["none", "backbone", "trunk"] = Field(
-        "none", description="Parts that are not trained; 'trunk' computes features once and trains proposals and predictors."
+        "none",
+        description="Parts that are not trained; 'trunk': features are computed once, predictors train.",
     )
     like: Path | None = Field(
-        None, description="With --trunk none: take the shapes (not the weights) from this run folder or trunk file."
+        None,
+        description="With --trunk none: run folder or trunk file to take shapes (not weights) from.",
     )
     image_size: int | None = Field(
         None, ge=32, le=2048, multiple_of=32,
@@ -119,24 +152,35 @@ class FinetuneSettings(Command):
     seed: int = Field(0, ge=0, description="Everything random is a function of this number.")
     resume: bool = Field(False, description="Continue the run in out.")
     overwrite: bool = Field(False, description="Delete what is in out.")
-    allow_partial: bool = Field(False, description="Accept a trunk file that lacks tensors of the parts asked for.")
-    max_missing: float = Field(0.05, ge=0, lt=1, description="Share of images that may be missing in the image folder.")
+    allow_partial: bool = Field(
+        False, description="Accept a trunk file that lacks tensors of the parts asked for."
+    )
+    max_missing: float = Field(
+        0.05, ge=0, lt=1, description="Share of images that may be missing in the image folder."
+    )
     precise_bn_images: int = Field(
-        200, ge=0, description="Recompute BatchNorm statistics over this many training images before testing; 0: do not."
+        200,
+        ge=0,
+        description="Training images to measure BatchNorm statistics on before testing; 0: do not.",
     )
     calibrate_bn: bool = Field(
-        False, description="With a frozen trunk: recompute its BatchNorm statistics on the training scenes first."
+        False,
+        description="With a frozen trunk: recompute its BatchNorm statistics on the training scenes first.",
     )
     feature_cache_gb: float = Field(
         1.0, ge=0, description="With a frozen trunk: features beyond this go to a file in the run folder."
     )
-    feature_dtype: Literal["float16", "float32"] = Field("float16", description="How features are kept (frozen trunk).")
+    feature_dtype: Literal["float16", "float32"] = Field(
+        "float16", description="How features are kept (frozen trunk)."
+    )
     test_batch: int = Field(8, ge=1, description="Images a step when measuring AP.")
     model: ShapeSettings = Field(default_factory=ShapeSettings, description="Shape without a trunk.")
     views: ViewSettings = Field(default_factory=ViewSettings, description="Size and augmentation of scenes.")
     detector: DetectorSettings = Field(default_factory=DetectorSettings, description="Heads and sampling.")
     optim: FinetuneOptim = Field(default_factory=FinetuneOptim, description="Update rule.")
-    schedule: FinetuneSchedule = Field(default_factory=FinetuneSchedule, description="Length and learning rate.")
+    schedule: FinetuneSchedule = Field(
+        default_factory=FinetuneSchedule, description="Length and learning rate."
+    )
     loop: LoopSettings = Field(default_factory=LoopSettings, description="The loop besides training.")
 
     @model_validator(mode="after")
@@ -144,7 +188,9 @@ class FinetuneSettings(Command):
         if self.trunk != "none" and self.like is not None:
             raise ValueError("--like only goes with --trunk none (a trunk brings its own shapes)")
         if self.freeze == "trunk" and self.trunk != "none" and self.parts != "backbone+pyramid+head":
-            raise ValueError("--freeze trunk needs --parts backbone+pyramid+head: a fresh part must not be frozen")
+            raise ValueError(
+                "--freeze trunk needs --parts backbone+pyramid+head: a fresh part must not be frozen"
+            )
         if self.freeze == "backbone" and self.trunk == "none":
             raise ValueError("--freeze backbone needs a trunk: a fresh backbone must not be frozen")
         views = self.views
@@ -165,8 +211,14 @@ class EvaluateSettings(Command):
     out: Path = Field(description="Folder to write predictions and figures to.")
     overwrite: bool = Field(False, description="Delete what is in out.")
     batch: int = Field(8, ge=1, description="Images a step.")
-    max_missing: float = Field(0.05, ge=0, lt=1, description="Share of images that may be missing in the image folder.")
-    score_threshold: float | None = Field(None, ge=0, lt=1, description="Drop detections that score less; none: as trained.")
+    max_missing: float = Field(
+        0.05, ge=0, lt=1, description="Share of images that may be missing in the image folder."
+    )
+    score_threshold: float | None = Field(
+        None, ge=0, lt=1, description="Drop detections that score less; none: as trained."
+    )
     workers: int = Field(1, ge=0, le=256, description="DataLoader processes; 0 loads in the main process.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to run; auto takes a GPU if there is one.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to run; auto takes a GPU if there is one."
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; none: as torch chooses.")

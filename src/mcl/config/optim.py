@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,8 @@ class OptimSettings(Section):
 
 class ScheduleSettings(Section):
     """Length and learning rate over time."""
+
+    one_of: ClassVar = ("epochs", "steps")
 
     epochs: float | None = Field(None, gt=0, description="Length in passes over the images (or give steps).")
     steps: int | None = Field(None, ge=1, description="Length in steps (or give epochs).")

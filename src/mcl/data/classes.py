@@ -35,7 +35,11 @@ def choose_classes(
         if not fnmatch.filter(classes, pattern):
             hint = did_you_mean(pattern, classes)
             raise UserError(f"--include: no class {pattern!r}{hint}; there are: {', '.join(sorted(classes))}")
-    wanted = {name: paths for name, paths in classes.items() if _matches(name, include) and not _matches(name, exclude)}
+    wanted = {
+        name: paths
+        for name, paths in classes.items()
+        if _matches(name, include) and not _matches(name, exclude)
+    }
     if not wanted:
         raise UserError(f"--exclude {','.join(exclude)}: leaves no class of {', '.join(sorted(classes))}")
     return wanted
@@ -69,7 +73,9 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
         if len(parts) > 1:
             classes.setdefault(parts[0], []).append(path)
     if not classes:
-        raise UserError(f"--cutouts {folder}: no class folder; put cut-outs into one folder a class, e.g. {folder}/bird/")
+        raise UserError(
+            f"--cutouts {folder}: no class folder; put cut-outs into one folder a class, e.g. {folder}/bird/"
+        )
     return classes
 
 
@@ -92,7 +98,7 @@ def read_class_map(class_map: str) -> tuple[dict[str, list[str]], list[str]]:
     """Patterns by class and patterns to exclude, from a YAML file or a shipped map.
 
     Raises:
-        UserError: no such file or map, or not of the form ``{classes: {name: [pattern]}, exclude: [pattern]}``.
+        UserError: no such file or map, or not ``{classes: {name: [pattern]}, exclude: [pattern]}``.
     """
     if class_map in SHIPPED_MAPS:
         text = (resources.files("mcl.data") / SHIPPED_MAPS[class_map]).read_text("utf-8")
@@ -101,15 +107,21 @@ def read_class_map(class_map: str) -> tuple[dict[str, list[str]], list[str]]:
             text = Path(class_map).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             hint = did_you_mean(class_map, SHIPPED_MAPS)
-            raise UserError(f"--class_map {class_map}: cannot be read as a YAML file: {error}{hint}") from None
+            raise UserError(
+                f"--class_map {class_map}: cannot be read as a YAML file: {error}{hint}"
+            ) from None
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"--class_map {class_map}: not valid YAML: {' '.join(str(error).split())}") from None
-    classes, exclude = (values.get("classes"), values.get("exclude", [])) if isinstance(values, dict) else (None, [])
+    classes, exclude = (
+        (values.get("classes"), values.get("exclude", [])) if isinstance(values, dict) else (None, [])
+    )
     lists = [*classes.values(), exclude] if isinstance(classes, dict) and classes else [None]
     if not all(isinstance(globs, list) and all(isinstance(glob, str) for glob in globs) for globs in lists):
-        raise UserError(f"--class_map {class_map}: expected 'classes:' with 'name: [pattern, ...]' and perhaps 'exclude: [...]'")
+        raise UserError(
+            f"--class_map {class_map}: expected 'classes:' with 'name: [pattern, ...]' and maybe 'exclude:'"
+        )
     return {str(name): globs for name, globs in classes.items()}, exclude
 
 

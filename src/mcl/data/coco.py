@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ class Framing:
 
     Without ``short_sides`` the whole image is fitted into a square of ``image_size``. With them (COCO's usual
     640..800) the shorter side becomes one of them, drawn at random in training and the largest otherwise,
-    and the longer side at most ``long_side``. ``scale_jitter`` resizes by a random factor, then crops or pads.
+    and the longer side at most ``long_side``. ``scale_jitter``: a random factor, then crop or pad.
     """
 
     image_size: int
@@ -66,7 +66,9 @@ class CocoDetection(Dataset):
         self.scenes, self.framing, self.masks, self.seed = scenes, framing, masks, seed
         label_of = {name: label for label, name in enumerate(names, start=1)}
         self.labels = {i: label_of[name] for i, name in scenes.categories.items() if name in label_of}
-        self._jitter = v2.ColorJitter(*[framing.colour] * 3, hue=framing.colour / 4) if framing.colour else None
+        self._jitter = (
+            v2.ColorJitter(*[framing.colour] * 3, hue=framing.colour / 4) if framing.colour else None
+        )
 
     def __len__(self) -> int:
         return len(self.scenes.scenes)
@@ -77,13 +79,19 @@ class CocoDetection(Dataset):
         image = tv_tensors.Image(F.pil_to_tensor(read_scene(scene)))
         with seeded(STREAM_DETECTION, self.seed, epoch, index):
             image, target = self._augment(image, self._target(scene))
-        extra = {"index": index, "original_size": (scene.height, scene.width), "size": tuple(image.shape[-2:])}
+        extra = {
+            "index": index,
+            "original_size": (scene.height, scene.width),
+            "size": tuple(image.shape[-2:]),
+        }
         return image.as_subclass(Tensor), {k: v.as_subclass(Tensor) for k, v in target.items()} | extra
 
     def still(self, index: int) -> Tensor:
         """The scene's image without anything random, uint8 (3, h, w)."""
         image = F.pil_to_tensor(read_scene(self.scenes.scenes[index]))
-        return F.resize(image, list(framed_size(image.shape[-2:], self.framing.without_chance())), antialias=True)
+        return F.resize(
+            image, list(framed_size(image.shape[-2:], self.framing.without_chance())), antialias=True
+        )
 
     def mirrored(self, epoch: int, index: int) -> bool:
         """Whether the item (epoch, index) is flipped."""
@@ -91,7 +99,7 @@ class CocoDetection(Dataset):
             return _draw()[1] < self.framing.flip
 
     def target(self, index: int, flipped: bool) -> dict[str, Any]:
-        """Target of the still image or of its mirror image, without decoding the image; ``size`` is its (h, w)."""
+        """Target of the still image or its mirror image, without decoding it; ``size`` is its (h, w)."""
         scene = self.scenes.scenes[index]
         size = framed_size((scene.height, scene.width), self.framing.without_chance())
         target = _on_all(self._target(scene), F.resize, list(size))
@@ -128,12 +136,14 @@ class CocoDetection(Dataset):
 
     def _jitter_scale(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         square = (self.framing.image_size,) * 2
-        steps = v2.Compose([
-            v2.ScaleJitter(square, self.framing.scale_jitter, antialias=True),
-            v2.RandomCrop(square, pad_if_needed=True),
-            # A box of which the crop has left less than a pixel is gone.
-            v2.SanitizeBoundingBoxes(min_size=1.0),
-        ])
+        steps = v2.Compose(
+            [
+                v2.ScaleJitter(square, self.framing.scale_jitter, antialias=True),
+                v2.RandomCrop(square, pad_if_needed=True),
+                # A box of which the crop has left less than a pixel is gone.
+                v2.SanitizeBoundingBoxes(min_size=1.0),
+            ]
+        )
         return steps(image, target)
 
 
@@ -155,7 +165,9 @@ def read_scene(scene: Scene) -> Image.Image:
         raise UserError(f"{scene.path}: {error}; mend the file or take it out of the annotations") from None
     if image.size != (scene.width, scene.height):
         found, wanted = "{} x {}".format(*image.size), f"{scene.width} x {scene.height}"
-        raise UserError(f"{scene.path}: the image is {found} pixels, its annotation (image {scene.id}) says {wanted}")
+        raise UserError(
+            f"{scene.path}: the image is {found} pixels, its annotation (image {scene.id}) says {wanted}"
+        )
     return image
 
 
@@ -182,6 +194,17 @@ def collate(items: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor
     """Lists instead of stacked tensors: images and targets differ in size."""
     images, targets = zip(*items, strict=True)
     return list(images), list(targets)
+
+
+def plain_errors(batches: Iterable[Any]) -> Iterator[Any]:
+    """Batches of a DataLoader, with a worker's ``UserError`` as the one line that it was.
+
+    (A DataLoader wraps what a worker raises into the text of a traceback.)
+    """
+    try:
+        yield from batches
+    except UserError as error:
+        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
 
 
 def _draw() -> tuple[int, float]:

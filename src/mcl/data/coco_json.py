@@ -67,7 +67,9 @@ def read_coco(path: Path, root: Path, max_missing: float = 0.0) -> CocoScenes:
         UserError: one line naming file, entry, key and value.
     """
     content = _load(path)
-    images, annotations, categories = (_list_of(content, key, path) for key in ("images", "annotations", "categories"))
+    images, annotations, categories = (
+        _list_of(content, key, path) for key in ("images", "annotations", "categories")
+    )
     names = _categories(categories, path)
     known = _images(images, path)
     present, notes = _present(known, path, root, max_missing)
@@ -80,16 +82,21 @@ def read_coco(path: Path, root: Path, max_missing: float = 0.0) -> CocoScenes:
         if image is None:
             raise UserError(f"{where}: image_id {annotation.get('image_id')!r} is not among the images")
         if _hashable(annotation.get("category_id"), f"{where}: category_id") not in names:
-            raise UserError(f"{where}: category_id {annotation.get('category_id')!r} is not among the categories")
+            raise UserError(
+                f"{where}: category_id {annotation.get('category_id')!r} is not among the categories"
+            )
         thing = _object(annotation, image, where)
         if thing is None:
             dropped += 1
         else:
             objects[image["id"]].append(thing)
     if dropped:
-        notes.append(f"{path.name}: {dropped} of {len(annotations)} boxes have no area inside their image: left out")
+        notes.append(
+            f"{path.name}: {dropped} of {len(annotations)} boxes have no area inside their image: left out"
+        )
     scenes = [
-        Scene(i, root / known[i]["file_name"], known[i]["width"], known[i]["height"], tuple(objects[i])) for i in present
+        Scene(i, root / known[i]["file_name"], known[i]["width"], known[i]["height"], tuple(objects[i]))
+        for i in present
     ]
     _require_boxes(scenes, path)
     notes.extend(_mask_notes(scenes, path))
@@ -158,14 +165,22 @@ def _present(
 ) -> tuple[list[int], list[str]]:
     if not root.is_dir():
         raise UserError(f"--images {root}: no such folder")
-    missing = [entry["file_name"] for entry in known.values() if not (root / entry["file_name"]).is_file()]
+    missing = [entry["file_name"] for entry in known.values() if not _has_content(root / entry["file_name"])]
     if not missing:
         return list(known), []
-    found = f"{path}: {len(missing)} of {len(known)} images are missing in {root}, the first: {missing[0]!r}"
+    count = f"{len(missing)} of {len(known)} images"
+    found = f"{path}: {count} are missing or empty in {root}, the first: {missing[0]!r}"
     if len(missing) == len(known) or len(missing) > max_missing * len(known):
         raise UserError(f"{found}; check --images, or allow a share with --max_missing (now {max_missing:g})")
     gone = set(missing)
     return [i for i, entry in known.items() if entry["file_name"] not in gone], [f"{found}: left out"]
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except OSError:  # a name too long for the file system, say
+        return False
 
 
 def _object(annotation: dict[str, Any], image: dict[str, Any], where: str) -> SceneObject | None:
@@ -201,22 +216,32 @@ def _segmentation(segmentation: Any, width: int, height: int, where: str) -> Any
         raise UserError(f"{where}: segmentation counts do not add up to {height} x {width} pixels")
     polygons = segmentation if isinstance(segmentation, list) else [segmentation]
     for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) % 2 or not all(_is_number(value) for value in polygon):
-            raise UserError(f"{where}: segmentation must be polygons [[x, y, x, y, ...], ...] or an RLE object")
+        if (
+            not isinstance(polygon, list)
+            or len(polygon) % 2
+            or not all(_is_number(value) for value in polygon)
+        ):
+            raise UserError(
+                f"{where}: segmentation must be polygons [[x, y, x, y, ...], ...] or an RLE object"
+            )
     # Fewer than three points are no area; some annotation tools leave such crumbs beside the real outline.
     return [polygon for polygon in polygons if len(polygon) >= 6] or None
 
 
 def _require_boxes(scenes: list[Scene], path: Path) -> None:
     if not any(not thing.crowd for scene in scenes for thing in scene.objects):
-        raise UserError(f"{path}: no usable box (crowds and boxes without area do not count): nothing to learn or measure")
+        raise UserError(
+            f"{path}: no usable box (crowds and boxes without area do not count): nothing to learn or measure"
+        )
 
 
 def _mask_notes(scenes: list[Scene], path: Path) -> list[str]:
     single = [thing for scene in scenes for thing in scene.objects if not thing.crowd]
     with_mask = sum(thing.segmentation is not None for thing in single)
     if 0 < with_mask < len(single):
-        return [f"{path.name}: {len(single) - with_mask} of {len(single)} objects have no mask: masks are not used"]
+        return [
+            f"{path.name}: {len(single) - with_mask} of {len(single)} objects have no mask: no mask is used"
+        ]
     return []
 
 

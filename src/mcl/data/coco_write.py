@@ -44,7 +44,9 @@ def image_record(file_name: str, size: tuple[int, int], annotations: list[dict[s
     return {"file_name": file_name, "width": size[0], "height": size[1], "annotations": annotations}
 
 
-def coco(records: Iterable[dict[str, Any]], classes: Sequence[str], generator: str, settings: dict) -> dict[str, Any]:
+def coco(
+    records: Iterable[dict[str, Any]], classes: Sequence[str], generator: str, settings: dict
+) -> dict[str, Any]:
     """COCO data set of image records; image, annotation and category ids count from 1."""
     images, annotations = [], []
     for image_id, record in enumerate(records, 1):
@@ -53,13 +55,22 @@ def coco(records: Iterable[dict[str, Any]], classes: Sequence[str], generator: s
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
         images.append(image)
     info = {
-        "description": f"made by {generator}", "generator": generator, "version": metadata.version("mcl"),
-        "seed": settings.get("seed"), "settings": settings,
+        "description": f"made by {generator}",
+        "generator": generator,
+        "version": metadata.version("mcl"),
+        "seed": settings.get("seed"),
+        "settings": settings,
     }
     categories = [{"id": label, "name": name, "supercategory": ""} for label, name in enumerate(classes, 1)]
-    return {"info": info, "licenses": [], "categories": categories, "images": images, "annotations": annotations}
+    return {
+        "info": info,
+        "licenses": [],
+        "categories": categories,
+        "images": images,
+        "annotations": annotations,
+    }
 
 
 def write_json(path: Path, dataset: dict[str, Any]) -> None:
-    """Write a data set as UTF-8 JSON."""
-    path.write_text(json.dumps(dataset, ensure_ascii=False), "utf-8")
+    """Write a data set as ASCII JSON: names of cut-outs need not be valid UTF-8."""
+    path.write_text(json.dumps(dataset), "ascii")

@@ -5,19 +5,22 @@ Pure: an image depends only on the sources, the settings and the random generato
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image, ImageChops, ImageEnhance, ImageFilter
 
 from mcl.config.data import SceneSettings
 from mcl.data.cutouts import Source, Sources, visible_box
 
-TRIES = 12  # places tried for an object before it is left out
+TRIES = 15  # places tried for an object before it is left out
+PLACES = 3  # of them with the same cut-out
 UPSCALE = 2.0  # cut-outs are enlarged by at most this, or they turn to mush
 MARGIN = 1.4  # cut-outs are turned at this multiple of their final size
 LEAST_SIDE = 4  # pixels
+# Of a patch's (width, height), its left and top in the picture; may be negative.
+Position = Callable[[tuple[int, int], np.random.Generator], tuple[int, int]]
 
 
 @dataclass
@@ -60,7 +63,10 @@ class Composer:
         self.settings = settings
         self.size = settings.image_size
         self._sizes = (settings.pixels(settings.min_size), settings.pixels(settings.max_size))
-        self._centred_sizes = (settings.pixels(settings.centred_min_size), settings.pixels(settings.centred_max_size))
+        self._centred_sizes = (
+            settings.pixels(settings.centred_min_size),
+            settings.pixels(settings.centred_max_size),
+        )
         # Some room for turning and for photos to be cropped from; more only costs memory.
         self._cutout_side = round(1.5 * max(self._sizes[1], self._centred_sizes[1]))
         self._photo_side = min(3 * self.size, max(self.size, 768))
@@ -89,16 +95,22 @@ class Composer:
         crop = photo.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box, reducing_gap=2)
         return Picture(self._mirror(self._brighten(crop, rng), rng), source.name)
 
-    def _place(self, picture: Picture, rng: np.random.Generator, sizes: tuple[float, float], position) -> None:
-        """Paste one object where it can be seen and covers no other too much; none if there is no such place."""
+    def _place(
+        self, picture: Picture, rng: np.random.Generator, sizes: tuple[float, float], position: Position
+    ) -> None:
+        """Paste one object where it is seen and covers no other too much; none if there is no such place."""
         label = int(rng.integers(len(self.classes)))
         for attempt in range(TRIES):
-            source = self.classes[label][rng.integers(len(self.classes[label]))]
-            patch = self._vary(source.cutout(self._cutout_side), rng, rng.uniform(*sizes))
+            if attempt % PLACES == 0:
+                source = self.classes[label][rng.integers(len(self.classes[label]))]
+                patch = self._vary(source.cutout(self._cutout_side), rng, rng.uniform(*sizes))
             left, top = position(patch.size, rng)
             mask, area = self._mask(patch, left, top)
             # The last try takes a place of little contrast rather than none.
-            contrasted = attempt == TRIES - 1 or self._contrast(patch, picture.image, mask) >= self.settings.min_contrast
+            contrasted = (
+                attempt == TRIES - 1
+                or self._contrast(patch, picture.image, mask) >= self.settings.min_contrast
+            )
             if contrasted and self._leaves_visible(picture, mask, area):
                 picture.image.paste(patch, (left, top), patch)
                 for below in picture.objects:
@@ -107,7 +119,7 @@ class Composer:
                 return
 
     def _vary(self, cutout: Image.Image, rng: np.random.Generator, longer: float) -> Image.Image:
-        """Mirror, turn, scale to ``longer`` pixels, brighten, soften the edge; straight (not premultiplied) alpha."""
+        """Mirror, turn, scale to ``longer`` pixels, brighten, soften the edge; alpha is straight."""
         angle = rng.uniform(-1, 1) * self.settings.rotation
         patch = self._mirror(cutout, rng)
         # Turning costs most and is done before the last, fine scaling: on as few pixels as that allows.
@@ -115,7 +127,7 @@ class Composer:
         if before < 1:
             size = [max(LEAST_SIDE, round(before * side)) for side in patch.size]
             patch = patch.resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
-        patch = patch.rotate(angle, Image.Resampling.BICUBIC, expand=True)
+        patch = patch.rotate(angle, Image.Resampling.BILINEAR, expand=True)
         patch = patch.crop(visible_box(patch) or (0, 0, *patch.size))
         scale = min(longer / max(patch.size), UPSCALE)
         size = [max(LEAST_SIDE, round(scale * side)) for side in patch.size]
@@ -127,9 +139,13 @@ class Composer:
         return patch
 
     def _anywhere(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-        """Left, top; up to ``overhang`` of the object outside. Objects larger than the picture cover all of it."""
-        return tuple(self._between(-self.settings.overhang * side,
-                                   self.size - (1 - self.settings.overhang) * side, rng) for side in size)
+        """Left, top; up to ``overhang`` of the object outside. Too large ones cover the whole picture."""
+        return tuple(
+            self._between(
+                -self.settings.overhang * side, self.size - (1 - self.settings.overhang) * side, rng
+            )
+            for side in size
+        )
 
     def _middle(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
         return tuple(round((self.size - side) / 2 + rng.uniform(-0.08, 0.08) * self.size) for side in size)
@@ -139,7 +155,7 @@ class Composer:
         return round(rng.uniform(min(low, high), max(low, high)))
 
     def _mask(self, patch: Image.Image, left: int, top: int) -> tuple[np.ndarray, int]:
-        """(H, W) bool of the patch's mostly opaque pixels inside the picture, and their number in- and outside."""
+        """(H, W) bool of the patch's opaque pixels inside the picture, and their number in- and outside."""
         opaque = np.asarray(patch.getchannel("A")) >= 128
         mask = np.zeros((self.size, self.size), bool)
         x, y = max(left, 0), max(top, 0)
@@ -156,7 +172,7 @@ class Composer:
         )
 
     def _contrast(self, patch: Image.Image, image: Image.Image, mask: np.ndarray) -> float:
-        """Distance (RMS over channels, 0-255) of the mean colours of the object and of what it would cover."""
+        """RMS distance (0-255) of the mean colours of the object and of what it would cover."""
         if self.settings.min_contrast == 0 or not mask[::2, ::2].any():
             return 255.0
         rgba = np.asarray(patch)[::2, ::2]  # every fourth pixel is enough for a mean
@@ -171,6 +187,4 @@ class Composer:
 
     def _brighten(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         factor = 1 + rng.uniform(-1, 1) * self.settings.brightness
-        same = np.arange(256)
-        bright = np.minimum(factor * same, 255).round().astype(int)
-        return image.point(np.concatenate([bright] * 3 + [same] * (len(image.getbands()) - 3)).tolist())
+        return ImageEnhance.Brightness(image).enhance(factor)

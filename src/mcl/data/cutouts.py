@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -61,7 +61,11 @@ class Findings:
 
 
 def find_sources(
-    cutouts: Path, backgrounds: Path, class_map: str | None, include: Sequence[str], exclude: Sequence[str],
+    cutouts: Path,
+    backgrounds: Path,
+    class_map: str | None,
+    include: Sequence[str],
+    exclude: Sequence[str],
     findings: Findings,
 ) -> Sources:
     """Readable cut-outs and photos without duplicates.
@@ -93,7 +97,9 @@ def split_sources(
         UserError: no class is large enough, or fewer than two photos.
     """
     if len(sources.photos) < 2:
-        raise UserError("--backgrounds: one distinct photo only; train and test need different ones, so at least 2")
+        raise UserError(
+            "--backgrounds: one distinct photo only; train and test need different ones, so at least 2"
+        )
     train, test = Sources({}, []), Sources({}, [])
     for name, cutouts in sources.cutouts.items():
         if len(cutouts) < 2 * LEAST_PER_SPLIT:
@@ -173,7 +179,9 @@ class _Thumbnails:
         return None
 
 
-def _distinct(paths: list[Path], root: Path, read, seen: _Thumbnails, findings: Findings) -> list[Source]:
+def _distinct(
+    paths: list[Path], root: Path, read: Callable[[Path], Image.Image], seen: _Thumbnails, findings: Findings
+) -> list[Source]:
     kept = []
     for path in paths:
         name = path.relative_to(root).as_posix()
@@ -189,7 +197,9 @@ def _distinct(paths: list[Path], root: Path, read, seen: _Thumbnails, findings: 
     return kept
 
 
-def _split(items: list[Source], fraction: float, least: int, rng: np.random.Generator) -> tuple[list[Source], list[Source]]:
+def _split(
+    items: list[Source], fraction: float, least: int, rng: np.random.Generator
+) -> tuple[list[Source], list[Source]]:
     tested = int(np.clip(round(fraction * len(items)), least, len(items) - least))
     order = rng.permutation(len(items))
     return [items[i] for i in sorted(order[tested:])], [items[i] for i in sorted(order[:tested])]
@@ -213,4 +223,8 @@ def _cutout_at(path: Path, side: int) -> Image.Image:
 def _photo_at(path: Path, side: int) -> Image.Image:
     photo = read_image(path, at_least=(side, side))
     scale = side / min(photo.size)
-    return photo if scale >= 1 else photo.resize([max(1, round(s * scale)) for s in photo.size], Image.Resampling.LANCZOS)
+    return (
+        photo
+        if scale >= 1
+        else photo.resize([max(1, round(s * scale)) for s in photo.size], Image.Resampling.LANCZOS)
+    )

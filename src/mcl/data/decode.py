@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 # Image.open is given this list: formats that call external programs (EPS) or are not pictures stay closed.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .ppm .pgm .pnm .jp2 .mpo".split()
 )

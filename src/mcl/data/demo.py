@@ -17,8 +17,17 @@ from mcl.errors import UserError
 # Textures and backgrounds of a split come from its photos only. Left out: drawings, text, near duplicates,
 # and photos full of shapes that are classes here (coins).
 PHOTOS = {
-    "train": ("astronaut.png", "brick.png", "camera.png", "coffee.png", "grass.png", "hubble_deep_field.jpg",
-              "ihc.png", "moon.png", "rocket.jpg"),
+    "train": (
+        "astronaut.png",
+        "brick.png",
+        "camera.png",
+        "coffee.png",
+        "grass.png",
+        "hubble_deep_field.jpg",
+        "ihc.png",
+        "moon.png",
+        "rocket.jpg",
+    ),
     "test": ("cell.png", "chelsea.png", "gravel.png", "motorcycle_left.png", "retina.jpg"),
 }
 CODES = {"train": 10, "test": 11}  # random streams, apart from those of generate.py
@@ -49,8 +58,10 @@ def _read(folder: Path, names: tuple[str, ...]) -> list[Source]:
     try:
         photos = [(name, read_image(folder / name)) for name in names]
     except UnreadableImage as error:
-        raise UserError(f"{folder}: a photo of scikit-image cannot be read ({error}); "
-                        "pip install --force-reinstall scikit-image") from None
+        raise UserError(
+            f"{folder}: a photo of scikit-image cannot be read ({error}); "
+            "pip install --force-reinstall scikit-image"
+        ) from None
     return [Source(name, picture=_prepared(name, photo)) for name, photo in photos]
 
 
@@ -59,7 +70,11 @@ def _prepared(name: str, photo: Image.Image) -> Image.Image:
         width, height = photo.size
         photo = photo.crop((int(0.18 * width), int(0.18 * height), int(0.82 * width), int(0.82 * height)))
     scale = 400 / min(photo.size)
-    return photo if scale >= 1 else photo.resize([round(scale * side) for side in photo.size], Image.Resampling.LANCZOS)
+    return (
+        photo
+        if scale >= 1
+        else photo.resize([round(scale * side) for side in photo.size], Image.Resampling.LANCZOS)
+    )
 
 
 def _sources(split: str, photos: list[Source], settings: DataDemoSettings) -> Sources:
@@ -67,8 +82,13 @@ def _sources(split: str, photos: list[Source], settings: DataDemoSettings) -> So
     names = list(SILHOUETTES)[: settings.classes]
     cutouts = {
         name: [
-            _cutout(name, index, photos, settings,
-                    np.random.default_rng([settings.seed, CODES[split], label, index]))
+            _cutout(
+                name,
+                index,
+                photos,
+                settings,
+                np.random.default_rng([settings.seed, CODES[split], label, index]),
+            )
             for index in range(count)
         ]
         for label, name in enumerate(names)
@@ -81,12 +101,12 @@ def _cutout(
 ) -> Source:
     mask = silhouette(name, CUTOUT_SIDE, settings.deform, rng)
     photo = photos[rng.integers(len(photos))]
-    texture = _texture(photo.picture, rng)  # (H, W, 3) in 0..1
-    flat = rng.uniform(0.1, 1.0, 3)
-    tint = rng.uniform(0.6, 1.0, 3)  # also keeps grey photos from making grey objects only
+    texture = _texture(photo.picture, rng)  # (H, W, 3) in 0 to 1
+    flat = rng.uniform(0.1, 1.0, 3).astype(np.float32)
+    tint = rng.uniform(0.6, 1.0, 3).astype(np.float32)  # also keeps grey photos from making grey objects only
     colour = settings.texture_blend * texture * tint + (1 - settings.texture_blend) * flat
     # Blurred, a mask is one half at its edge and 1 deep inside.
-    depth = np.asarray(mask.filter(ImageFilter.GaussianBlur(CUTOUT_SIDE / 18)), np.float64) / 255
+    depth = np.asarray(mask.filter(ImageFilter.GaussianBlur(CUTOUT_SIDE / 18)), np.float32) / 255
     colour *= (1 - settings.shading * np.clip(2 - 2 * depth, 0, 1))[..., None]
     picture = Image.fromarray((colour * 255).clip(0, 255).astype(np.uint8))
     picture.putalpha(mask)
@@ -98,8 +118,10 @@ def _texture(photo: Image.Image, rng: np.random.Generator) -> np.ndarray:
     for _ in range(TEXTURE_TRIES):
         side = rng.uniform(0.2, 0.6) * min(photo.size)
         left, top = (rng.uniform(0, length - side) for length in photo.size)
-        crop = photo.resize((CUTOUT_SIDE,) * 2, Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+        crop = photo.resize(
+            (CUTOUT_SIDE,) * 2, Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
+        )
         texture = np.rot90(np.asarray(crop), rng.integers(4))
         if texture.mean(axis=2).std() >= LEAST_TEXTURE:
             break
-    return texture / 255.0
+    return texture.astype(np.float32) / 255

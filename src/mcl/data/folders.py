@@ -41,11 +41,17 @@ def prepare_output(path: Path, overwrite: bool) -> Path:
         if inside and not overwrite:
             raise UserError(f"--out {path}: the folder is not empty; give another one or --overwrite")
         if inside and not (path / MARKER).is_file():
-            raise UserError(f"--out {path}: not written by mcl data, so --overwrite will not clear it; give another folder")
+            raise UserError(
+                f"--out {path}: not written by mcl data, so --overwrite does not clear it; give another one"
+            )
         foreign = _foreign_file(path)
         if foreign:
-            raise UserError(f"--out {path}: holds {foreign}, which mcl data did not write; move it away first")
-        (path / MARKER).write_text("Written by mcl data. With this file here, --overwrite may replace the set.\n")
+            raise UserError(
+                f"--out {path}: holds {foreign}, which mcl data did not write; move it away first"
+            )
+        (path / MARKER).write_text(
+            "Written by mcl data. With this file here, --overwrite may replace the set.\n"
+        )
         stage = path / STAGE
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir()

@@ -27,7 +27,7 @@ TRAIN, TEST, UNLABELED_OBJECTS, UNLABELED_SCENES, SPLIT = range(5)
 
 @dataclass(frozen=True)
 class Part:
-    """A folder of pictures: where, how many, which random stream, composed by which method of which composer."""
+    """A folder of pictures: where, how many, from which random stream, by which composer's method."""
 
     folder: str
     count: int
@@ -98,4 +98,6 @@ def _mapper(workers: int, composers: dict[str, Composer]) -> Iterator[Any]:
         with ProcessPoolExecutor(workers, context, _use, (composers,)) as pool:
             yield partial(pool.map, chunksize=32)
     except BrokenProcessPool:
-        raise UserError(f"--workers {workers}: a worker process died (out of memory?); try --workers 1") from None
+        raise UserError(
+            f"--workers {workers}: a worker process died (out of memory?); try --workers 1"
+        ) from None

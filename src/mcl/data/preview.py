@@ -13,8 +13,18 @@ COLUMNS, ROWS = 4, 3
 CELL, GAP, LINE = 240, 6, 22  # pixels
 UNLABELED_COLUMNS, UNLABELED_ROWS = 8, 2
 COLOURS = (
-    "#ffd400", "#00c8ff", "#ff5aa5", "#5dff5a", "#ff8c1a", "#b18cff",
-    "#ff4d4d", "#39ffd0", "#d4ff3a", "#6f9dff", "#ffb3b3", "#e0e0e0",
+    "#ffd400",
+    "#00c8ff",
+    "#ff5aa5",
+    "#5dff5a",
+    "#ff8c1a",
+    "#b18cff",
+    "#ff4d4d",
+    "#39ffd0",
+    "#d4ff3a",
+    "#6f9dff",
+    "#ffb3b3",
+    "#e0e0e0",
 )
 
 
@@ -32,10 +42,17 @@ def write_preview(folder: Path, dataset: dict[str, Any]) -> None:
     small = (width - GAP) // UNLABELED_COLUMNS - GAP
     unlabeled = [_square(path, small) for path in _unlabeled(folder, UNLABELED_COLUMNS * UNLABELED_ROWS)]
     blocks = [
-        (f"train: {len(dataset['images'])} images, {len(dataset['annotations'])} objects", scenes, COLUMNS, CELL),
+        (
+            f"train: {len(dataset['images'])} images, {len(dataset['annotations'])} objects",
+            scenes,
+            COLUMNS,
+            CELL,
+        ),
         ("unlabeled", unlabeled, UNLABELED_COLUMNS, small),
     ]
-    heights = [LINE + -(-len(cells) // columns) * (cell + GAP) if cells else 0 for _, cells, columns, cell in blocks]
+    heights = [
+        LINE + -(-len(cells) // columns) * (cell + GAP) if cells else 0 for _, cells, columns, cell in blocks
+    ]
     sheet = Image.new("RGB", (width, GAP + sum(heights)), "#202020")
     top = GAP
     for (title, cells, columns, cell), height in zip(blocks, heights, strict=True):
@@ -45,7 +62,9 @@ def write_preview(folder: Path, dataset: dict[str, Any]) -> None:
     sheet.save(folder / "preview.png")
 
 
-def _grid(sheet: Image.Image, top: int, title: str, cells: list[Image.Image], columns: int, cell: int) -> None:
+def _grid(
+    sheet: Image.Image, top: int, title: str, cells: list[Image.Image], columns: int, cell: int
+) -> None:
     ImageDraw.Draw(sheet).text((GAP, top), title, fill="white", font=ImageFont.load_default(14))
     for index, image in enumerate(cells):
         row, column = divmod(index, columns)
@@ -73,7 +92,9 @@ def _drawn(path: Path, annotations: list[dict[str, Any]], names: dict[int, str])
 def _outline(mask: np.ndarray, scale: float) -> Image.Image:
     """One-pixel inner edge of a mask, as an "L" image of the enlarged size."""
     size = [round(scale * side) for side in mask.shape[::-1]]
-    large = Image.fromarray(mask * 255).resize(size, Image.Resampling.BILINEAR).point(lambda v: 255 * (v >= 128))
+    large = (
+        Image.fromarray(mask * 255).resize(size, Image.Resampling.BILINEAR).point(lambda v: 255 * (v >= 128))
+    )
     edge = np.asarray(large) & ~np.asarray(large.filter(ImageFilter.MinFilter(3)))
     return Image.fromarray(np.pad(edge, [(0, CELL - edge.shape[0]), (0, CELL - edge.shape[1])]))
 
@@ -98,7 +119,9 @@ def _size(path: Path) -> tuple[int, int]:
 
 def _unlabeled(folder: Path, count: int) -> list[Path]:
     """Evenly from each folder of unlabeled images, so that every kind is seen."""
-    folders = [paths for entry in sorted((folder / "unlabeled").glob("*")) if (paths := sorted(entry.iterdir()))]
+    folders = [
+        paths for entry in sorted((folder / "unlabeled").glob("*")) if (paths := sorted(entry.iterdir()))
+    ]
     return [path for paths in folders for path in _spread(paths, count // len(folders))]
 
 

@@ -9,7 +9,9 @@ from PIL import Image, ImageDraw, ImageFilter
 
 OVERSAMPLING = 2
 POINTS = 180  # points of a smooth outline
-Outline = list[np.ndarray]  # closed polygons of (N, 2) points around 0, about 1 in radius; the second is a hole
+Outline = list[
+    np.ndarray
+]  # closed polygons of (N, 2) points around 0, about 1 in radius; the second is a hole
 
 
 def silhouette(name: str, side: int, deform: float, rng: np.random.Generator) -> Image.Image:
@@ -90,8 +92,14 @@ def _heart(rng: np.random.Generator) -> Outline:
 
 # The first six are the default classes: the most different from each other.
 SILHOUETTES: dict[str, Callable[[np.random.Generator], Outline]] = {
-    "disk": _disk, "square": _square, "triangle": _triangle, "star": _star, "cross": _cross,
-    "crescent": _crescent, "ring": _ring, "heart": _heart,
+    "disk": _disk,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "cross": _cross,
+    "crescent": _crescent,
+    "ring": _ring,
+    "heart": _heart,
 }
 
 
@@ -110,12 +118,17 @@ def _dense(points: np.ndarray) -> np.ndarray:
     if len(points) >= POINTS:
         return points
     share = np.linspace(0, 1, -(-POINTS // len(points)), endpoint=False)[:, None]
-    return np.concatenate([a + share * (b - a) for a, b in zip(points, np.roll(points, -1, axis=0), strict=True)])
+    return np.concatenate(
+        [a + share * (b - a) for a, b in zip(points, np.roll(points, -1, axis=0), strict=True)]
+    )
 
 
 def _wobble(points: np.ndarray, deform: float, rng: np.random.Generator) -> np.ndarray:
     """Stretch the radius by a smooth random function of the angle (waves of 2 to 4 periods)."""
     angle = np.arctan2(points[:, 1], points[:, 0])
     waves = np.arange(2, 5)
-    amplitude, phase = rng.uniform(-1, 1, len(waves)) / np.sqrt(len(waves)), rng.uniform(0, 2 * np.pi, len(waves))
+    amplitude, phase = (
+        rng.uniform(-1, 1, len(waves)) / np.sqrt(len(waves)),
+        rng.uniform(0, 2 * np.pi, len(waves)),
+    )
     return points * (1 + deform * (amplitude * np.cos(np.outer(angle, waves) + phase)).sum(axis=1))[:, None]

@@ -45,7 +45,9 @@ def deepforest_data(package: Path | None) -> Iterator[Path]:
     """
     if package is None:
         spec = util.find_spec("deepforest")
-        package = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+        package = (
+            Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+        )
     with tempfile.TemporaryDirectory(prefix="mcl-trees-") as temporary:
         if package is None:
             package = _download(Path(temporary))
@@ -57,8 +59,8 @@ def deepforest_data(package: Path | None) -> Iterator[Path]:
 def read_photos(folder: Path) -> list[Photo]:
     """All photos of a folder with their Pascal VOC annotations (same name, ``.xml``), sorted by name.
 
-    deepforest's CSV files repeat parts of the XML files for its tests, so they are not read. Of a photo that is
-    there in two formats the first by name is taken.
+    deepforest's CSV files repeat parts of the XML files for its tests, so they are not read. Of a photo
+    that is there in two formats the first by name is taken.
 
     Raises:
         UserError: no folder, no annotated photo, or an annotation that cannot be read.
@@ -71,7 +73,9 @@ def read_photos(folder: Path) -> list[Photo]:
             by_stem.setdefault(path.stem, path)
     photos = [Photo(path, _read_voc(path.with_suffix(".xml"))) for path in by_stem.values()]
     if not any(photo.boxes for photo in photos):
-        raise UserError(f"--package {folder}: no photo with an .xml of boxes beside it; give the folder of {REQUIREMENT}")
+        raise UserError(
+            f"--package {folder}: no photo with an .xml of boxes beside it; give the folder of {REQUIREMENT}"
+        )
     return photos
 
 
@@ -84,17 +88,21 @@ def write_trees(stage: Path, photos: Sequence[Photo], settings: DataTreesSetting
     Raises:
         UserError: a pattern names no annotated photo, train and test share one, or a photo cannot be read.
     """
-    chosen = {"test": _choose(photos, settings.test_photos, "test_photos"),
-              "train": _choose(photos, settings.train_photos, "train_photos")}
+    chosen = {
+        "test": _choose(photos, settings.test_photos, "test_photos"),
+        "train": _choose(photos, settings.train_photos, "train_photos"),
+    }
     shared = {photo.path.name for photo in chosen["train"]} & {photo.path.name for photo in chosen["test"]}
     if shared:
-        raise UserError(f"--train_photos, --test_photos: {sorted(shared)[0]} is in both; train and test need different photos")
+        raise UserError(
+            f"--train_photos, --test_photos: {sorted(shared)[0]} is in both; they need different photos"
+        )
     classes = sorted({label for photo in chosen["train"] for label, _ in photo.boxes})
     sets = {}
     for split, members in chosen.items():
         records = _labelled_tiles(stage, split, members, classes, settings)
         if not records:
-            raise UserError(f"--tile {settings.tile}: leaves no {split} tile with a box; use a smaller tile or --keep_empty")
+            raise UserError(f"--tile {settings.tile}: leaves no {split} tile with a box; use smaller ones")
         sets[split] = coco(records, classes, "mcl data trees", settings.recorded())
         write_json(stage / f"{split}.json", sets[split])
     free = [photo for photo in photos if photo not in chosen["test"]]
@@ -133,9 +141,16 @@ def _labelled_tiles(
     for photo in photos:
         image = _open(photo)
         for left, top in corners(image.size, settings.tile, settings.stride):
-            clipped = [(label, clip_box(box, left, top, settings.tile, settings.min_visible)) for label, box in photo.boxes]
+            clipped = [
+                (label, clip_box(box, left, top, settings.tile, settings.min_visible))
+                for label, box in photo.boxes
+            ]
             # A class that training never shows cannot be learned; its boxes are left out of the test.
-            annotations = [box_annotation(classes.index(label), box) for label, box in clipped if box and label in classes]
+            annotations = [
+                box_annotation(classes.index(label), box)
+                for label, box in clipped
+                if box and label in classes
+            ]
             if annotations or settings.keep_empty:
                 name = f"images/{split}/{len(records):06d}.png"
                 _tile(image, left, top, settings.tile).save(stage / name)
@@ -169,7 +184,11 @@ def _open(photo: Photo) -> Image.Image:
 
 
 def _choose(photos: Sequence[Photo], patterns: Sequence[str], flag: str) -> list[Photo]:
-    chosen = [p for p in photos if p.boxes and any(fnmatch.fnmatchcase(p.path.name, pattern) for pattern in patterns)]
+    chosen = [
+        p
+        for p in photos
+        if p.boxes and any(fnmatch.fnmatchcase(p.path.name, pattern) for pattern in patterns)
+    ]
     if not chosen:
         annotated = ", ".join(photo.path.name for photo in photos if photo.boxes)
         raise UserError(f"--{flag} {','.join(patterns)}: matches no annotated photo; there are: {annotated}")
@@ -181,7 +200,10 @@ def _read_voc(path: Path) -> list[tuple[str, Box]] | None:
         return None
     try:
         return [
-            (item.findtext("name", ""), tuple(float(item.find("bndbox").findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax")))
+            (
+                item.findtext("name", ""),
+                tuple(float(item.find("bndbox").findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax")),
+            )
             for item in ElementTree.parse(path).getroot().iter("object")
         ]
     except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
@@ -189,13 +211,27 @@ def _read_voc(path: Path) -> list[tuple[str, Box]] | None:
 
 
 def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-               "--only-binary", ":all:", "--dest", str(folder), REQUIREMENT]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--dest",
+        str(folder),
+        REQUIREMENT,
+    ]
     result = subprocess.run(command, capture_output=True, text=True)
     wheel = next(folder.glob("*.whl"), None)
     if result.returncode or wheel is None:
         reason = (result.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise UserError(f"downloading {REQUIREMENT} failed ({reason}); fetch its wheel elsewhere and give it with --package FILE.whl")
+        raise UserError(
+            f"downloading {REQUIREMENT} failed ({reason}); fetch its wheel and give --package FILE.whl"
+        )
     return wheel
 
 

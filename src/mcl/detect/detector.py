@@ -1,7 +1,7 @@
 """torchvision's Mask R-CNN and Faster R-CNN in their v2 form, from the shape and weights of a trunk.
 
-v2 form: pyramid and heads with BatchNorm, two convolutions in the proposal head, a box head of four convolutions
-and one linear layer. For a ResNet-50 trunk with 256 channels every name and shape is that of
+v2 form: pyramid and heads with BatchNorm, two convolutions in the proposal head, a box head of four
+convolutions and one linear layer. For a ResNet-50 trunk with 256 channels every name and shape is that of
 ``torchvision.models.detection.maskrcnn_resnet50_fpn_v2``.
 """
 
@@ -41,7 +41,7 @@ def build_detector(
 ) -> FasterRCNN:
     """A detector for images of about ``image_size`` pixels (``size_plan`` tells what follows from it).
 
-    Called with images it resizes them itself: to fit into ``image_size``, or to the largest of ``short_sides``.
+    Called with images it resizes them itself: to fit ``image_size``, or to the last of ``short_sides``.
 
     Args:
         spec: shape of the trunk, mean and std of its images.
@@ -56,33 +56,33 @@ def build_detector(
     # Transformers with a fixed input size are built for the detector's.
     backbone = build_pyramid_backbone(replace(spec, image_size=image_size), pool=True)
     ratios = tuple(settings.aspect_ratios)
-    anchors = AnchorGenerator(tuple((size,) for size in plan["anchors"]), (ratios,) * len(plan["anchors"]))
+    anchors = AnchorGenerator(plan["anchors"], (ratios,) * len(plan["anchors"]))
     box_head = FastRCNNConvFCHead(
         (channels, plan["roi_size"], plan["roi_size"]), [channels] * spec.head_convs, [settings.fc_channels],
         norm_layer=nn.BatchNorm2d,
     )  # fmt: skip
-    options = dict(
-        min_size=list(short_sides) or image_size,
-        max_size=long_side if short_sides else image_size,
-        image_mean=list(spec.mean),
-        image_std=list(spec.std),
-        # Whole images on one square canvas: every batch then has the same shape, padded alike in training and testing.
-        size_divisible=STRIDES[-1] if short_sides else image_size,
-        rpn_anchor_generator=anchors,
-        rpn_head=RPNHead(channels, len(ratios), conv_depth=2),
-        rpn_pre_nms_top_n_train=settings.pre_nms_train,
-        rpn_pre_nms_top_n_test=settings.pre_nms_test,
-        rpn_post_nms_top_n_train=settings.proposals_train,
-        rpn_post_nms_top_n_test=settings.proposals_test,
-        rpn_batch_size_per_image=settings.anchors_per_image,
-        box_roi_pool=_roi_pool(plan["roi_size"], plan["roi_scale"]),
-        box_head=box_head,
-        box_predictor=FastRCNNPredictor(settings.fc_channels, num_classes),
-        box_score_thresh=settings.score_threshold,
-        box_nms_thresh=settings.nms_threshold,
-        box_detections_per_img=settings.detections_per_image,
-        box_batch_size_per_image=settings.boxes_per_image,
-    )
+    options = {
+        "min_size": list(short_sides) or image_size,
+        "max_size": long_side if short_sides else image_size,
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+        # Whole images on one square canvas: all batches have one shape and are padded alike.
+        "size_divisible": STRIDES[-1] if short_sides else image_size,
+        "rpn_anchor_generator": anchors,
+        "rpn_head": RPNHead(channels, anchors.num_anchors_per_location()[0], conv_depth=2),
+        "rpn_pre_nms_top_n_train": settings.pre_nms_train,
+        "rpn_pre_nms_top_n_test": settings.pre_nms_test,
+        "rpn_post_nms_top_n_train": settings.proposals_train,
+        "rpn_post_nms_top_n_test": settings.proposals_test,
+        "rpn_batch_size_per_image": settings.anchors_per_image,
+        "box_roi_pool": _roi_pool(plan["roi_size"], plan["roi_scale"]),
+        "box_head": box_head,
+        "box_predictor": FastRCNNPredictor(settings.fc_channels, num_classes),
+        "box_score_thresh": settings.score_threshold,
+        "box_nms_thresh": settings.nms_threshold,
+        "box_detections_per_img": settings.detections_per_image,
+        "box_batch_size_per_image": settings.boxes_per_image,
+    }
     if not masks:
         return FasterRCNN(backbone, **options)
     return MaskRCNN(
@@ -97,14 +97,19 @@ def build_detector(
 def size_plan(spec: TrunkSpec, settings: DetectorSettings, image_size: int) -> dict:
     """What follows from the image size unless it is set.
 
-    - anchors: one size a level, P2's ``32 * S / 512`` (32 on COCO's 800 px, 4 at 64 px), doubled per level.
+    - anchors: sides ``S / 8`` at P2 (32 on COCO's 800 px, 8 at 64 px), doubled per level. Small images have few
+      cells for their objects, so that one size a level leaves most objects without an anchor of IoU 0.5:
+      below 512 px there are three a level, ``2 ** (0, 1/3, 2/3)`` apart.
     - roi_scale: a box of ``S / 2`` reads P4, so one as wide as the image reads P5, as in pre-training.
-    - roi_size: the window the head was pre-trained on, else its convolutions meet borders where they saw none.
+    - roi_size: the window the head was pre-trained on, whose borders its convolutions know.
     """
-    base = settings.anchor_base or min(32.0, max(4.0, image_size / 16))
+    base = settings.anchor_base or min(32.0, max(4.0, image_size / 8))
+    sizes = settings.anchors_per_octave or (3 if image_size < 512 else 1)
     roi_size = settings.roi_size or max(1, spec.window)
     return {
-        "anchors": [base * 2**level for level in range(len(LEVELS) + 1)],
+        "anchors": tuple(
+            tuple(base * 2 ** (level + i / sizes) for i in range(sizes)) for level in range(len(LEVELS) + 1)
+        ),
         "roi_scale": settings.roi_scale or min(224.0, image_size / 2),
         "roi_size": roi_size,
         "mask_roi_size": settings.mask_roi_size or min(14, max(8, 2 * roi_size)),
@@ -112,7 +117,11 @@ def size_plan(spec: TrunkSpec, settings: DetectorSettings, image_size: int) -> d
 
 
 def load_trunk_into(
-    detector: FasterRCNN, state: Mapping[str, Tensor], parts: str, source: str = "trunk", allow_partial: bool = False
+    detector: FasterRCNN,
+    state: Mapping[str, Tensor],
+    parts: str,
+    source: str = "trunk",
+    allow_partial: bool = False,
 ) -> LoadReport:
     """Copy the asked-for parts of a trunk, BatchNorm buffers included, into a detector.
 
@@ -122,14 +131,16 @@ def load_trunk_into(
         source: what errors call the trunk.
 
     Raises:
-        UserError: nothing fits, or (without ``allow_partial``) a tensor of these parts is missing, unexpected or
-            of another shape.
+        UserError: nothing fits, or (without ``allow_partial``) a tensor of these parts is missing,
+            unexpected or of another shape.
     """
     wanted = detector.state_dict()
     fits, report = match(wanted, state, prefixes_of(parts, detector))
     for prefix in prefixes_of(parts, detector):
         if not any(name.startswith(prefix) for name in fits):
-            raise UserError(f"{source}: --parts {parts}: no tensor {prefix}* of it fits: {' | '.join(report.lines(2))}")
+            raise UserError(
+                f"{source}: --parts {parts}: no tensor {prefix}* of it fits: {' | '.join(report.lines(2))}"
+            )
     report.require_complete(source, allow_partial)
     detector.load_state_dict(fits, strict=False)
     return report

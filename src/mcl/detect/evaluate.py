@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.models.detection import FasterRCNN
 
-from mcl.data.coco import CocoDetection, collate
+from mcl.data.coco import CocoDetection, collate, plain_errors
 from mcl.data.coco_json import CocoScenes
 from mcl.detect.forward import detect, to_canvas
 
@@ -54,7 +54,7 @@ def predict(
     if detector.roi_heads.has_mask():
         results["segm"] = []
     done = 0
-    for images, targets in DataLoader(dataset, batch, num_workers=workers, collate_fn=collate):
+    for images, targets in plain_errors(DataLoader(dataset, batch, num_workers=workers, collate_fn=collate)):
         found = detect(detector, to_canvas(detector, images, device), [t["original_size"] for t in targets])
         for target, image_found in zip(targets, found, strict=True):
             _append(results, image_found, dataset.scenes.scenes[target["index"]].id, category)
@@ -87,8 +87,8 @@ def coco_numbers(scenes: CocoScenes, results: Mapping[str, list[dict[str, Any]]]
     """COCO's 12 numbers and per-class AP of results, and the box AP with all classes taken as one.
 
     Returns:
-        ``{"bbox": {"AP": ..., "AP50": ..., ..., "per_class": {name: AP}}, "segm": ..., "class_agnostic_AP": ...}``;
-        values from 0 to 1, None where the data set has nothing to measure (no large objects, say).
+        ``{"bbox": {"AP": ..., ..., "per_class": {name: AP}}, "segm": ..., "class_agnostic_AP": ...}``; values
+        from 0 to 1, None where the data set has nothing to measure (no large objects, say).
     """
     numbers: dict[str, Any] = {}
     for kind in results:
@@ -125,9 +125,13 @@ def _class_agnostic(scenes: CocoScenes, boxes: list[dict[str, Any]]) -> float | 
     return _measured(evaluator.stats_as_dict["AP_all"])
 
 
-def _append(results: dict[str, list], found: dict[str, Tensor], image_id: int, category: list[int | None]) -> None:
+def _append(
+    results: dict[str, list], found: dict[str, Tensor], image_id: int, category: list[int | None]
+) -> None:
     boxes, scores, labels = (found[key].cpu() for key in ("boxes", "scores", "labels"))
-    for position, (box, score, label) in enumerate(zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True)):
+    for position, (box, score, label) in enumerate(
+        zip(boxes.tolist(), scores.tolist(), labels.tolist(), strict=True)
+    ):
         if category[label] is None:
             continue
         head = {"image_id": image_id, "category_id": category[label], "score": round(score, 5)}
@@ -138,7 +142,9 @@ def _append(results: dict[str, list], found: dict[str, Tensor], image_id: int, c
             encoded = rle.encode(np.asfortranarray(mask))
             counts = encoded["counts"]
             encoded["counts"] = counts.decode("ascii") if isinstance(counts, bytes) else counts
-            results["segm"].append({**head, "segmentation": {"size": list(encoded["size"]), "counts": encoded["counts"]}})
+            results["segm"].append(
+                {**head, "segmentation": {"size": list(encoded["size"]), "counts": encoded["counts"]}}
+            )
 
 
 def _measured(value: float) -> float | None:

@@ -18,7 +18,18 @@ from mcl.data.coco_json import CocoScenes, Scene
 TILE, GAP, CAPTION = 320, 8, 22
 SHOWN_SCORE, FEWEST, MOST = 0.3, 3, 25
 # Distinct on photographs, repeated for more classes (after Kelly's colours of maximum contrast).
-COLOURS = ["#f5b800", "#00a6ff", "#ff4040", "#33d17a", "#d46bff", "#ff8a3d", "#3ee6e0", "#ff7ab8", "#b6e33e", "#8f9bff"]
+COLOURS = [
+    "#f5b800",
+    "#00a6ff",
+    "#ff4040",
+    "#33d17a",
+    "#d46bff",
+    "#ff8a3d",
+    "#3ee6e0",
+    "#ff7ab8",
+    "#b6e33e",
+    "#8f9bff",
+]
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,9 @@ class Mark:
     mask: np.ndarray | None = None
 
 
-def detections_figure(scenes: CocoScenes, results: dict[str, list[dict[str, Any]]], count: int = 8) -> Image.Image:
+def detections_figure(
+    scenes: CocoScenes, results: dict[str, list[dict[str, Any]]], count: int = 8
+) -> Image.Image:
     """Pairs (annotated, detected) of ``count`` scenes spread evenly over those with objects.
 
     Detections of score 0.3 and more are shown; where there are none, the best three.
@@ -53,7 +66,9 @@ def detections_figure(scenes: CocoScenes, results: dict[str, list[dict[str, Any]
     return _grid(pairs)
 
 
-def save_detections(path: Path, scenes: CocoScenes, results: dict[str, list[dict[str, Any]]], count: int = 8) -> None:
+def save_detections(
+    path: Path, scenes: CocoScenes, results: dict[str, list[dict[str, Any]]], count: int = 8
+) -> None:
     """Write ``detections_figure`` as PNG."""
     detections_figure(scenes, results, count).save(path)
 
@@ -67,7 +82,11 @@ def _best(found: list[tuple[int, dict]]) -> list[tuple[int, dict]]:
 def _caption(best: list[tuple[int, dict]]) -> str:
     if not best:
         return "detected: nothing"
-    return "detected" if best[0][1]["score"] >= SHOWN_SCORE else f"detected: nothing above {SHOWN_SCORE}, the best {len(best)}"
+    return (
+        "detected"
+        if best[0][1]["score"] >= SHOWN_SCORE
+        else f"detected: nothing above {SHOWN_SCORE}, the best {len(best)}"
+    )
 
 
 def _annotated(thing, scene: Scene, scenes: CocoScenes, colours: dict[int, str]) -> Mark:
@@ -96,23 +115,36 @@ def _tile(image: Image.Image, marks: Sequence[Mark], caption: str) -> Image.Imag
     draw = ImageDraw.Draw(picture)
     for mark in marks:
         draw.rectangle([round(v * scale) for v in mark.box], outline=mark.colour, width=2)
+    taken: list[tuple] = []
     for mark in sorted(marks, key=lambda mark: mark.box[1]):
-        _label(draw, mark, scale, size)
+        _label(draw, mark, scale, size, taken)
     tile = Image.new("RGB", (TILE, CAPTION + TILE), "white")
     tile.paste(picture, ((TILE - size[0]) // 2, CAPTION + (TILE - size[1]) // 2))
     ImageDraw.Draw(tile).text((4, 3), caption, fill="#333333", font=ImageFont.load_default(14))
     return tile
 
 
-def _label(draw: ImageDraw.ImageDraw, mark: Mark, scale: float, size: tuple[int, int]) -> None:
+def _label(
+    draw: ImageDraw.ImageDraw, mark: Mark, scale: float, size: tuple[int, int], taken: list[tuple]
+) -> None:
+    """Write the text above its box, else below or inside it, where no other text is yet."""
     font = ImageFont.load_default(12)
     left, top, right, bottom = draw.textbbox((0, 0), mark.text, font=font)
     width, height = right - left + 6, bottom - top + 5
-    x = min(max(0, round(mark.box[0] * scale)), max(0, size[0] - width))
-    y = round(mark.box[1] * scale) - height  # above the box, or inside it at the picture's edge
-    y = y if y >= 0 else round(mark.box[1] * scale)
-    draw.rectangle([x, y, x + width, y + height], fill=mark.colour)
+    x1, y1, _, y2 = (round(v * scale) for v in mark.box)
+    x = min(max(0, x1), max(0, size[0] - width))
+    places = [
+        y for y in (y1 - height, y2 + 1, y1, y2 - height, y1 + height) if 0 <= y <= size[1] - height
+    ] or [0]
+    free = [y for y in places if not any(_overlap((x, y, x + width, y + height), other) for other in taken)]
+    y = (free or places)[0]
+    taken.append((x, y, x + width, y + height))
+    draw.rectangle(taken[-1], fill=mark.colour)
     draw.text((x + 3 - left, y + 2 - top), mark.text, fill="black", font=font)
+
+
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _grid(pairs: list[tuple[Image.Image, Image.Image]], columns: int = 2) -> Image.Image:

@@ -46,7 +46,7 @@ class DetectorTraining:
         self.optimizer = build_optimizer(detector, optim, batch)
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """Learn from one batch; returns loss, its terms, lr and grad_norm as 0-d tensors."""
+        """Learn from one batch; returns loss, its terms, lr and gradient_norm as 0-d tensors."""
         training_mode(self.detector, self.frozen)
         lr = self.schedule.lr_at(step)
         set_lr(self.optimizer, lr)
@@ -54,7 +54,7 @@ class DetectorTraining:
         loss = sum(terms.values())
         norm = apply_gradients(loss, self.optimizer, self.clip_norm)
         terms = {"loss/" + name.removeprefix("loss_"): term.detach() for name, term in terms.items()}
-        return {"loss": loss.detach(), **terms, "lr": torch.tensor(lr), "grad_norm": norm}
+        return {"loss": loss.detach(), **terms, "lr": torch.tensor(lr), "gradient_norm": norm}
 
     def watch(self, values: Mapping[str, float]) -> str | None:
         """Nothing to warn about: a loss that is not finite is the loop's business."""
@@ -65,7 +65,10 @@ class DetectorTraining:
         inputs, targets = batch
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             if self.store is not None:
-                canvas, features = self.store.canvas([t["size"] for t in targets]), self.store.features(inputs)
+                canvas, features = (
+                    self.store.canvas([t["size"] for t in targets]),
+                    self.store.features(inputs),
+                )
             else:
                 canvas = to_canvas(self.detector, inputs, self.device)
                 features = self.detector.backbone(canvas.tensors)

@@ -1,4 +1,4 @@
-"""A detector's forward pass in pieces: images to canvas, canvas to features, features to losses or detections.
+"""A detector's forward pass in pieces: images, canvas, features, losses or detections.
 
 torchvision's own ``forward`` does all at once and resizes without anti-aliasing; here images arrive at their
 final size, and features can come from a store.
@@ -16,7 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 
 
 def to_canvas(detector: FasterRCNN, images: Sequence[Tensor], device: torch.device) -> ImageList:
-    """uint8 images (3, h, w) -> one normalised, zero-padded float batch (n, 3, H, W) and the images' sizes."""
+    """uint8 images (3, h, w) -> one normalised, zero-padded batch (n, 3, H, W) and the images' sizes."""
     transform = detector.transform
     scaled = [transform.normalize(image.to(device).float() / 255) for image in images]
     batch = transform.batch_images(scaled, transform.size_divisible)
@@ -24,7 +24,10 @@ def to_canvas(detector: FasterRCNN, images: Sequence[Tensor], device: torch.devi
 
 
 def losses_of(
-    detector: FasterRCNN, features: Mapping[str, Tensor], canvas: ImageList, targets: Sequence[Mapping[str, Any]]
+    detector: FasterRCNN,
+    features: Mapping[str, Tensor],
+    canvas: ImageList,
+    targets: Sequence[Mapping[str, Any]],
 ) -> dict[str, Tensor]:
     """Proposal and head losses of features p2..p5, pool; modules must be in training mode."""
     device = next(iter(features.values())).device

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 
-from mcl.data.coco import CocoDetection
+from mcl.data.coco import CocoDetection, plain_errors
 from mcl.detect.detector import head_convs
 from mcl.detect.forward import canvas_of, to_canvas
 
@@ -63,7 +63,7 @@ class FeatureStore:
         self.mirrored, self.device = mirrored, device
         stills = DataLoader(_Stills(dataset), batch, num_workers=workers, collate_fn=list)
         done, self.rows = 0, None
-        for images in stills:
+        for images in plain_errors(stills):
             done += len(images)
             first = done - len(images)
             for flipped in (False, True)[: 1 + mirrored]:
@@ -79,11 +79,20 @@ class FeatureStore:
         """p2..p5, pool of these rows (index, or index + number of images for the mirror image) as float32."""
         flat = torch.from_numpy(np.ascontiguousarray(self.rows[list(rows)])).to(self.device).float()
         pieces = flat.split([int(np.prod(shape)) for shape in self.shapes.values()], 1)
-        return OrderedDict((k, piece.view(len(rows), *s)) for (k, s), piece in zip(self.shapes.items(), pieces, strict=True))
+        return OrderedDict(
+            (k, piece.view(len(rows), *s)) for (k, s), piece in zip(self.shapes.items(), pieces, strict=True)
+        )
 
     def canvas(self, sizes: Sequence[tuple[int, int]]) -> ImageList:
         """The canvas that features belong to, with the sizes of the images on it."""
         return canvas_of(sizes, *self.canvas_size, self.device)
+
+    def close(self) -> None:
+        """Give the memory, or the file, back."""
+        file = getattr(self.rows, "filename", None)
+        self.rows = None
+        if file is not None:
+            Path(file).unlink(missing_ok=True)
 
     @torch.no_grad()
     def _encode(self, detector: FasterRCNN, images: list[Tensor], flipped: bool) -> OrderedDict[str, Tensor]:
@@ -91,7 +100,9 @@ class FeatureStore:
         self.canvas_size = tuple(canvas.tensors.shape[-2:])
         return detector.backbone(canvas.tensors)
 
-    def _allocate(self, features: OrderedDict[str, Tensor], images: int, dtype: str, file: Path, limit_gb: float) -> None:
+    def _allocate(
+        self, features: OrderedDict[str, Tensor], images: int, dtype: str, file: Path, limit_gb: float
+    ) -> None:
         self.shapes = {name: tuple(level.shape[1:]) for name, level in features.items()}
         shape = (images * (1 + self.mirrored), sum(int(np.prod(s)) for s in self.shapes.values()))
         if np.prod(shape, dtype=float) * np.dtype(dtype).itemsize > limit_gb * 1e9:

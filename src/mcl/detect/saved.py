@@ -37,7 +37,13 @@ class DetectorPlan:
     def build(self) -> FasterRCNN:
         """A fresh detector."""
         return build_detector(
-            self.spec, len(self.names) + 1, self.masks, self.settings, self.image_size, self.short_sides, self.long_side
+            self.spec,
+            len(self.names) + 1,
+            self.masks,
+            self.settings,
+            self.image_size,
+            self.short_sides,
+            self.long_side,
         )
 
     @property
@@ -51,7 +57,11 @@ def save_detector(path: Path, detector: FasterRCNN, plan: DetectorPlan, metadata
     described = {
         "format_version": FORMAT_VERSION,
         **metadata,
-        "plan": {**asdict(plan), "spec": asdict(plan.spec), "settings": plan.settings.model_dump(mode="json")},
+        "plan": {
+            **asdict(plan),
+            "spec": asdict(plan.spec),
+            "settings": plan.settings.model_dump(mode="json"),
+        },
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
     partial = path.with_suffix(".partial")
@@ -70,12 +80,16 @@ def load_detector(path: Path, score_threshold: float | None = None) -> tuple[Fas
     """
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"--detector {path}: no {FILE_NAME} there; give the run folder of a finished mcl finetune")
+        raise UserError(
+            f"--detector {path}: no {FILE_NAME} there; give the run folder of a finished mcl finetune"
+        )
     metadata, state = _read(file)
     if "plan" not in metadata:
         raise UserError(f"--detector {file}: not a detector of mcl (its metadata has no 'plan')")
     if metadata.get("format_version", 0) > FORMAT_VERSION:
-        raise UserError(f"--detector {file}: format {metadata['format_version']}, this mcl reads up to {FORMAT_VERSION}")
+        raise UserError(
+            f"--detector {file}: format {metadata['format_version']}, this mcl reads up to {FORMAT_VERSION}"
+        )
     plan = _plan(metadata["plan"], score_threshold)
     detector = plan.build()
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -80,8 +79,8 @@ class Display:
 
 def describe(values: Mapping[str, float], seconds_left: float) -> str:
     """One line of the numbers that a person follows."""
-    levels = [f"{values[name]:.3f}" for name in sorted(values) if name.startswith("loss/")]
-    parts = [f"loss {values['loss']:.3f}" + (f" ({' '.join(levels)})" if levels else "")]
+    levels = [f"{name[5:]} {values[name]:.3f}" for name in sorted(values) if name.startswith("loss/")]
+    parts = [f"loss {values['loss']:.3f}" + (f" ({', '.join(levels)})" if levels else "")]
     parts.append(f"lr {values['lr']:.2g}")
     parts.append(f"{values['images_per_second']:.1f} images/s")
     parts.append(f"data wait {values['data_wait']:.0%}")
@@ -119,15 +118,3 @@ def _drop_lines_from(path: Path, step: int) -> None:
             continue  # a line cut off by a crash
     path.write_text("".join(line + "\n" for line in kept), "utf-8")
 
-
-class Stopwatch:
-    """Seconds since ``start``, in parts: what is spent waiting for data, and the rest."""
-
-    def __init__(self) -> None:
-        self.start = time.perf_counter()
-        self.waited = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Since creation."""
-        return time.perf_counter() - self.start

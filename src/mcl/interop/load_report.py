@@ -33,8 +33,10 @@ class LoadReport:
     covered: float
 
     def lines(self, most: int = 4) -> list[str]:
-        """For the screen: one line a kind, with the first ``most`` names; kinds without names are left away."""
-        shapes = [f"{name} {list(theirs)} -> {list(ours)}" for name, (theirs, ours) in self.mismatched.items()]
+        """For the screen: one line a kind, with the first ``most`` names; empty kinds are left away."""
+        shapes = [
+            f"{name} {list(theirs)} -> {list(ours)}" for name, (theirs, ours) in self.mismatched.items()
+        ]
         kinds = {
             "matched": self.matched,
             "missing in the file": self.missing,
@@ -43,7 +45,9 @@ class LoadReport:
             "left out (part not asked for)": self.left_out,
             "fresh": self.fresh,
         }
-        counted = [f"{len(names):5d} tensors {kind}: {_some(names, most)}" for kind, names in kinds.items() if names]
+        counted = [
+            f"{len(names):5d} tensors {kind}: {_some(names, most)}" for kind, names in kinds.items() if names
+        ]
         return [*counted, f"loaded {self.covered:.1%} of the numbers in the network"]
 
     def require_complete(self, source: str, allow_partial: bool) -> None:
@@ -53,9 +57,12 @@ class LoadReport:
             UserError: nothing matched; or tensors were missing, unexpected or of another shape and
                 ``allow_partial`` is off.
         """
-        shapes = ", ".join(f"{n} {list(a)} in the file, {list(b)} wanted" for n, (a, b) in list(self.mismatched.items())[:1])
+        shapes = ", ".join(
+            f"{n} {list(a)} in the file, {list(b)} wanted" for n, (a, b) in list(self.mismatched.items())[:1]
+        )
         if not self.matched:
-            why = shapes or f"it has {_some(self.unexpected + self.left_out, 2) or 'no tensors'}, wanted {_some(self.missing, 2)}"
+            has = _some(self.unexpected + self.left_out, 2) or "none"
+            why = shapes or f"it has {has}, wanted {_some(self.missing, 2)}"
             raise UserError(f"{source}: no tensor fits: {why}")
         if allow_partial or not (self.missing or self.unexpected or self.mismatched):
             return

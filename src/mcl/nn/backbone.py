@@ -57,7 +57,8 @@ def channels_of(network: FeatureListNet) -> list[int]:
 def features_of(network: FeatureListNet, images: Tensor) -> list[Tensor]:
     """(N, 3, S, S) -> [C2, C3, C4, C5], each (N, C_i, S / stride, S / stride) whatever the family's own layout."""
     features = network(images)
-    if str(network.output_fmt.value) == "NHWC":
+    layout = getattr(network, "output_fmt", None)  # EfficientNet and MobileNet have none: always NCHW
+    if layout is not None and layout.value == "NHWC":
         return [feature.permute(0, 3, 1, 2) for feature in features]
     return features
 

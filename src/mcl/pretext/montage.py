@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+REPEATS: Mapping[int, int] = {8: 2}
+
 
 @dataclass(frozen=True)
 class Shuffle:
@@ -20,7 +22,7 @@ class Shuffle:
     labels: Mapping[int, Tensor]
 
 
-def count_montages(batch: int, scales: Sequence[int], repeats: Mapping[int, int] | None = None) -> dict[int, int]:
+def count_montages(batch: int, scales: Sequence[int], repeats: Mapping[int, int] = REPEATS) -> dict[int, int]:
     """Montages of each scale (method: Montages).
 
     Every image is a tile once for scales 1, 2, 4 and twice for 8, so a batch of N makes N, N/4, N/16, N/32.
@@ -29,13 +31,11 @@ def count_montages(batch: int, scales: Sequence[int], repeats: Mapping[int, int]
     Args:
         batch: images on this process.
         scales: tiles per side.
-        repeats: scale -> how often an image is a tile; default 1, for scale 8: 2.
+        repeats: scale -> how often an image is a tile; once where it names no number.
     """
-    repeats = repeats or {}
     counts = {}
     for scale in scales:
-        times = repeats.get(scale, 2 if scale == 8 else 1)
-        counts[scale] = batch if scale == 1 else max(1, batch * times // scale**2)
+        counts[scale] = batch if scale == 1 else max(1, batch * repeats.get(scale, 1) // scale**2)
     return counts
 
 

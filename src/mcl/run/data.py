@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from mcl.config.data import DataComposeSettings, DataDemoSettings, DataSettings, DataTreesSettings, SceneSettings
+from mcl.config.data import (
+    DataComposeSettings,
+    DataDemoSettings,
+    DataSettings,
+    DataTreesSettings,
+    SceneSettings,
+)
 from mcl.data.cutouts import Findings, Sources, find_sources, split_sources
 from mcl.data.demo import demo_sources
 from mcl.data.folders import prepare_output, publish
@@ -38,11 +45,18 @@ def data_compose(settings: DataComposeSettings) -> dict[str, Any]:
     """
     for flag, folder in (("cutouts", settings.cutouts), ("backgrounds", settings.backgrounds)):
         if settings.out.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"--out {settings.out}: lies in --{flag} {folder}, so the next run would compose from it")
+            raise UserError(
+                f"--out {settings.out}: lies in --{flag} {folder}, so the next run would compose from it"
+            )
     with _output(settings) as stage:
         findings = Findings()
         found = find_sources(
-            settings.cutouts, settings.backgrounds, settings.class_map, settings.include, settings.exclude, findings
+            settings.cutouts,
+            settings.backgrounds,
+            settings.class_map,
+            settings.include,
+            settings.exclude,
+            findings,
         )
         rng = np.random.default_rng([settings.seed, SPLIT])
         train, test = split_sources(found, settings.test_fraction, rng, findings)
@@ -66,7 +80,9 @@ def data_trees(settings: DataTreesSettings) -> dict[str, Any]:
     with _output(settings) as stage, deepforest_data(settings.package) as folder:
         written = write_trees(stage, read_photos(folder), settings)
     photos = "; ".join(f"{use}: {', '.join(names)}" for use, names in written["photos"].items())
-    return _summary(settings, written["sets"], written["unlabeled"], f"photos: {photos}") | {"photos": written["photos"]}
+    return _summary(settings, written["sets"], written["unlabeled"], f"photos: {photos}") | {
+        "photos": written["photos"]
+    }
 
 
 @contextmanager
@@ -78,6 +94,8 @@ def _output(settings: DataSettings) -> Iterator[Path]:
         publish(stage)
     except OSError as error:
         raise UserError(f"--out {settings.out}: writing failed: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _unlabeled(settings: SceneSettings) -> int:
@@ -86,25 +104,38 @@ def _unlabeled(settings: SceneSettings) -> int:
 
 def _shares(train: Sources, test: Sources) -> str:
     cutouts = [sum(map(len, split.cutouts.values())) for split in (train, test)]
-    return (f"train shows {cutouts[0]} cut-outs on {len(train.photos)} photos, test {cutouts[1]} others "
-            f"on {len(test.photos)} others")
+    return (
+        f"train shows {cutouts[0]} cut-outs on {len(train.photos)} photos, test {cutouts[1]} others "
+        f"on {len(test.photos)} others"
+    )
 
 
 def _summary(settings: DataSettings, sets: dict[str, dict], unlabeled: int, *notes: str) -> dict[str, Any]:
     out = settings.out
     counts = {
-        f"{split}_{kind}": len(sets[split][kind]) for split in ("train", "test") for kind in ("images", "annotations")
+        f"{split}_{kind}": len(sets[split][kind])
+        for split in ("train", "test")
+        for kind in ("images", "annotations")
     }
     classes = [category["name"] for category in sets["train"]["categories"]]
-    message = "\n".join([
-        f"{out}: {unlabeled} unlabeled images; {counts['train_images']} train images with "
-        f"{counts['train_annotations']} objects; {counts['test_images']} test images with "
-        f"{counts['test_annotations']} objects; {len(classes)} classes: {', '.join(classes)}",
-        *notes,
-        f"Look at {out / 'preview.png'}, then:",
-        f"  mcl pretrain --data {out / 'unlabeled'} --out runs/pretrain",
-        f"  mcl finetune --trunk runs/pretrain --train {out / 'train.json'} --val {out / 'test.json'} "
-        f"--images {out} --out runs/finetune",
-    ])
+    message = "\n".join(
+        [
+            f"{out}: {unlabeled} unlabeled images; {counts['train_images']} train images with "
+            f"{counts['train_annotations']} objects; {counts['test_images']} test images with "
+            f"{counts['test_annotations']} objects; {len(classes)} classes: {', '.join(classes)}",
+            *notes,
+            f"Look at {out / 'preview.png'}, then:",
+            f"  mcl pretrain --data {out / 'unlabeled'} --out runs/pretrain",
+            f"  mcl finetune --trunk runs/pretrain --train {out / 'train.json'} --val {out / 'test.json'} "
+            f"--images {out} --out runs/finetune",
+        ]
+    )
     paths = {name: str(out / name) for name in ("unlabeled", "train.json", "test.json", "preview.png")}
-    return {"out": str(out), "unlabeled": unlabeled, **counts, "classes": classes, "paths": paths, "message": message}
+    return {
+        "out": str(out),
+        "unlabeled": unlabeled,
+        **counts,
+        "classes": classes,
+        "paths": paths,
+        "message": message,
+    }

@@ -12,22 +12,23 @@ from torchvision.models.detection import FasterRCNN
 
 from mcl.config.base import dump
 from mcl.config.finetune import EvaluateSettings
+from mcl.config.optim import LoopSettings
 from mcl.data.coco import CocoDetection
 from mcl.data.coco_json import CocoScenes, read_coco
 from mcl.detect.evaluate import coco_numbers, predict
 from mcl.detect.figure import save_detections
 from mcl.detect.saved import DetectorPlan, load_detector
-from mcl.engine.device import use_device
+from mcl.engine.device import prepare_device
 from mcl.engine.logging import Display, console
-from mcl.engine.run_folder import RunFolder
+from mcl.engine.run_folder import CONFIG, RunFolder
 from mcl.errors import UserError
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """Measure a fine-tuned detector on a COCO JSON.
 
-    Writes ``predictions.bbox.json`` (and ``.segm.json``), ``eval.json``, ``detections.png`` and ``summary.json``
-    to ``settings.out``.
+    Writes ``predictions.bbox.json`` (and ``.segm.json``), ``eval.json``, ``detections.png`` and
+    ``summary.json`` to ``settings.out``.
 
     Returns:
         What ``summary.json`` holds.
@@ -36,15 +37,20 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         UserError: bad annotations, no detector there, or no class in common.
     """
     scenes = read_coco(settings.val, settings.images, settings.max_missing)
-    device = use_device(settings.device, settings.threads)
+    device = prepare_device(LoopSettings(device=settings.device, threads=settings.threads))
     detector, plan = load_detector(settings.detector, settings.score_threshold)
     notes = scenes.notes + check_classes(scenes, plan.names)
     folder = RunFolder.open(settings.out, overwrite=settings.overwrite)
-    folder.write_text("config.yaml", dump(settings))
+    folder.write_text(CONFIG, dump(settings))
     for note in notes:
         console.print(note, markup=False)
     numbers = measure(detector.to(device), plan, scenes, folder, settings.batch, settings.workers, device)
-    summary = {"detector": str(settings.detector), "val": str(settings.val), "notes": notes, **headline(numbers)}
+    summary = {
+        "detector": str(settings.detector),
+        "val": str(settings.val),
+        "notes": notes,
+        **headline(numbers),
+    }
     folder.write_json("summary.json", summary)
     return summary
 
@@ -82,7 +88,9 @@ def check_classes(scenes: CocoScenes, names: tuple[str, ...]) -> list[str]:
     """
     theirs, ours = list(scenes.categories.values()), set(names)
     if not ours & set(theirs):
-        raise UserError(f"{scenes.path}: no category in common: it has {theirs[:5]}, the detector knows {list(names)[:5]}")
+        raise UserError(
+            f"{scenes.path}: no category in common: it has {theirs[:5]}, the detector knows {list(names)[:5]}"
+        )
     unknown = [name for name in theirs if name not in ours]
     if not unknown:
         return []
@@ -93,7 +101,8 @@ def headline(numbers: dict[str, Any]) -> dict[str, Any]:
     """The few numbers one compares runs by."""
     box, mask = numbers["bbox"], numbers.get("segm", {})
     return {
-        "box_AP": box["AP"], "box_AP50": box["AP50"], "mask_AP": mask.get("AP"), "mask_AP50": mask.get("AP50"),
+        "box_AP": box["AP"], "box_AP50": box["AP50"],
+        "mask_AP": mask.get("AP"), "mask_AP50": mask.get("AP50"),
         "class_agnostic_AP": numbers["class_agnostic_AP"], "test_images": numbers["images"],
         "test_seconds": numbers["seconds"],
     }  # fmt: skip
@@ -108,7 +117,12 @@ def numbers_table(numbers: dict[str, Any]) -> Table:
         table.add_column({"bbox": "boxes", "segm": "masks"}[kind], justify="right")
     for name in (key for key in numbers["bbox"] if key != "per_class"):
         table.add_row(name, *(percent(numbers[kind][name]) for kind in kinds))
-    table.add_row("AP, classes as one", percent(numbers["class_agnostic_AP"]), *[""] * (len(kinds) - 1), end_section=True)
+    table.add_row(
+        "AP, classes as one",
+        percent(numbers["class_agnostic_AP"]),
+        *[""] * (len(kinds) - 1),
+        end_section=True,
+    )
     classes = numbers["bbox"]["per_class"]
     for name in sorted(classes, key=lambda name: -(classes[name] or 0))[:20]:
         table.add_row(f"AP {name}", *(percent(numbers[kind]["per_class"][name]) for kind in kinds))

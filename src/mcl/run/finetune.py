@@ -12,7 +12,7 @@ from torchvision.models.detection import FasterRCNN
 
 from mcl.config.base import dump
 from mcl.config.finetune import FinetuneSettings
-from mcl.data.coco import CocoDetection, Framing, collate
+from mcl.data.coco import CocoDetection, Framing, collate, plain_errors
 from mcl.data.coco_json import CocoScenes, read_coco
 from mcl.data.loader import step_batches, steps_per_epoch
 from mcl.data.random import STREAM_DETECTION, STREAM_WEIGHTS, seeded
@@ -20,23 +20,36 @@ from mcl.detect.detector import load_trunk_into
 from mcl.detect.finetune import DetectorTraining
 from mcl.detect.frozen import FeatureStore, FrozenScenes, freeze
 from mcl.detect.saved import FILE_NAME, DetectorPlan, save_detector
-from mcl.engine.device import use_device
+from mcl.engine.device import prepare_device
 from mcl.engine.logging import Display, console
 from mcl.engine.loop import run_loop
 from mcl.engine.optim import Schedule, resolve_length
-from mcl.engine.run_folder import RunFolder
+from mcl.engine.run_folder import CONFIG, RunFolder
 from mcl.interop.load_report import LoadReport
 from mcl.nn.trunk import TrunkSpec, read_trunk
 from mcl.run.evaluate import check_classes, headline, measure, percent
+from mcl.run.resume import require_same_settings
 
+# What may change between the parts of a resumed run: it moves or paces things, and trains the same.
+MAY_DIFFER = (
+    "out",
+    "resume",
+    "overwrite",
+    "recipe",
+    "images",
+    "val_images",
+    "loop",
+    "test_batch",
+    "feature_cache_gb",
+)
 DEFAULT_STEPS, SCRATCH_SIZE, SCRATCH_WINDOW = 600, 224, 7
 
 
 def finetune(settings: FinetuneSettings) -> dict[str, Any]:
     """Train a detector and measure its box and mask AP.
 
-    Writes ``detector.safetensors``, ``predictions.*.json``, ``eval.json``, ``detections.png``, ``summary.json``
-    and the loop's files to ``settings.out``.
+    Writes ``detector.safetensors``, ``predictions.*.json``, ``eval.json``, ``detections.png``,
+    ``summary.json`` and the loop's files to ``settings.out``.
 
     Returns:
         What ``summary.json`` holds: AP, cost, and what was loaded.
@@ -49,14 +62,19 @@ def finetune(settings: FinetuneSettings) -> dict[str, Any]:
     val = read_coco(settings.val, settings.val_images or settings.images, settings.max_missing)
     plan, state = _plan(settings, train)
     notes = train.notes + val.notes + check_classes(val, plan.names)
-    device = use_device(settings.loop.device, settings.loop.threads)
+    device = prepare_device(settings.loop)
     detector, report = _build(settings, plan, state)
     folder = RunFolder.open(settings.out, settings.resume, settings.overwrite)
-    folder.write_text("config.yaml", dump(settings))
+    if settings.resume:
+        require_same_settings(folder, settings, MAY_DIFFER)
+    else:
+        folder.write_text(CONFIG, dump(settings))
     _announce(notes, plan, report)
     training, cost = _train(settings, plan, detector.to(device), train, folder, device)
     if settings.precise_bn_images:
         _precise_norms(training, settings, _dataset(settings, plan, train))
+    if training.store:
+        training.store.close()
     save_detector(folder.path / FILE_NAME, detector, plan, {"trunk": settings.trunk, "parts": settings.parts})
     numbers = measure(detector, plan, val, folder, settings.test_batch, settings.loop.workers, device)
     cost["total_seconds"] = round(time.perf_counter() - started, 1)
@@ -70,8 +88,10 @@ def finetune(settings: FinetuneSettings) -> dict[str, Any]:
     return summary
 
 
-def _plan(settings: FinetuneSettings, train: CocoScenes) -> tuple[DetectorPlan, dict[str, torch.Tensor] | None]:
-    """Shapes from the trunk, from ``--like``, or from ``--model.*``; and the trunk's weights, if there is one."""
+def _plan(
+    settings: FinetuneSettings, train: CocoScenes
+) -> tuple[DetectorPlan, dict[str, torch.Tensor] | None]:
+    """Shapes from the trunk, ``--like`` or ``--model.*``; and the trunk's weights, if there is one."""
     state, source = None, settings.like if settings.trunk == "none" else Path(settings.trunk)
     if source is not None:
         spec, tensors, _ = read_trunk(source)
@@ -83,7 +103,13 @@ def _plan(settings: FinetuneSettings, train: CocoScenes) -> tuple[DetectorPlan, 
     options = settings.detector.model_copy(update={"roi_size": settings.detector.roi_size or roi_size})
     views = settings.views
     plan = DetectorPlan(
-        spec, tuple(train.categories.values()), train.has_masks, options, image_size, tuple(views.short_sides), views.long_side
+        spec,
+        tuple(train.categories.values()),
+        train.has_masks,
+        options,
+        image_size,
+        tuple(views.short_sides),
+        views.long_side,
     )
     return plan, state
 
@@ -101,8 +127,8 @@ def _build(
 
 
 def _train(
-    settings: FinetuneSettings, plan: DetectorPlan, detector: FasterRCNN, scenes: CocoScenes, folder: RunFolder,
-    device: torch.device,
+    settings: FinetuneSettings, plan: DetectorPlan, detector: FasterRCNN, scenes: CocoScenes,
+    folder: RunFolder, device: torch.device,
 ) -> tuple[DetectorTraining, dict[str, Any]]:  # fmt: skip
     dataset = _dataset(settings, plan, scenes)
     if settings.loop.channels_last:
@@ -121,18 +147,32 @@ def _train(
     source = FrozenScenes(dataset) if training.store else dataset
 
     def batches(start_step: int) -> Iterator[Any]:
-        return step_batches(source, settings.batch, settings.seed, start_step, total, settings.loop.workers, collate)
+        pinned = device.type == "cuda"
+        return plain_errors(
+            step_batches(
+                source,
+                settings.batch,
+                settings.seed,
+                start_step,
+                total,
+                settings.loop.workers,
+                collate,
+                pinned,
+            )
+        )
 
     summary = run_loop(
-        training, batches, total_steps=total, images_per_step=settings.batch, folder=folder, settings=settings.loop,
-        resume=settings.resume, title="fine-tune", seed=settings.seed,
+        training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
+        settings=settings.loop, resume=settings.resume, title="fine-tune", seed=settings.seed,
     )  # fmt: skip
     return training, summary.as_dict()
 
 
 def _dataset(settings: FinetuneSettings, plan: DetectorPlan, scenes: CocoScenes) -> CocoDetection:
     views = settings.views
-    framing = Framing(plan.image_size, plan.short_sides, plan.long_side, views.flip, views.scale_jitter, views.colour)
+    framing = Framing(
+        plan.image_size, plan.short_sides, plan.long_side, views.flip, views.scale_jitter, views.colour
+    )
     return CocoDetection(scenes, plan.names, framing, plan.masks, settings.seed)
 
 
@@ -142,29 +182,38 @@ def _encode_once(
     # An untrained trunk's BatchNorm has seen nothing: its statistics at least are measured.
     if settings.calibrate_bn or settings.trunk == "none":
         layers = _recompute(training, settings, dataset, settings.precise_bn_images or 200, frozen=[])
-        console.print(f"BatchNorm statistics of {layers} layers measured on the training scenes before freezing")
+        console.print(
+            f"BatchNorm statistics of {layers} layers measured on the training scenes before freezing"
+        )
     training.detector.eval()
     with Display("features", len(dataset), 0) as display:
         return FeatureStore(
-            training.detector, dataset, settings.views.flip > 0, settings.feature_dtype, folder.path / "features.bin",
-            settings.feature_cache_gb, training.device, settings.test_batch, settings.loop.workers, display.advance,
+            training.detector, dataset, settings.views.flip > 0, settings.feature_dtype,
+            folder.path / "features.bin", settings.feature_cache_gb, training.device, settings.test_batch,
+            settings.loop.workers, display.advance,
         )  # fmt: skip
 
 
 def _precise_norms(training: DetectorTraining, settings: FinetuneSettings, dataset: CocoDetection) -> None:
     source = FrozenScenes(dataset) if training.store else dataset
     layers = _recompute(training, settings, source, settings.precise_bn_images, frozen=training.frozen)
-    console.print(f"precise BatchNorm: statistics of {layers} layers over {settings.precise_bn_images} images")
+    console.print(
+        f"precise BatchNorm: statistics of {layers} layers over {settings.precise_bn_images} images"
+    )
 
 
 def _recompute(
-    training: DetectorTraining, settings: FinetuneSettings, dataset: Any, images: int, frozen: list[torch.nn.Module]
+    training: DetectorTraining,
+    settings: FinetuneSettings,
+    dataset: Any,
+    images: int,
+    frozen: list[torch.nn.Module],
 ) -> int:
     steps = max(1, round(images / settings.batch))
     batches = step_batches(dataset, settings.batch, settings.seed, 0, steps, settings.loop.workers, collate)
     # Boxes are sampled at random in the heads; the seed makes a resumed run end the same.
     with seeded(STREAM_DETECTION, settings.seed):
-        return training.recompute_norms(batches, frozen)
+        return training.recompute_norms(plain_errors(batches), frozen)
 
 
 def _announce(notes: list[str], plan: DetectorPlan, report: LoadReport | None) -> None:
@@ -178,8 +227,11 @@ def _announce(notes: list[str], plan: DetectorPlan, report: LoadReport | None) -
 
 
 def _conclude(summary: dict[str, Any], folder: RunFolder) -> None:
-    cost, masks = summary["cost"], "" if summary["mask_AP"] is None else f", mask AP {percent(summary['mask_AP'])}"
+    cost, masks = summary["cost"], ""
+    if summary["mask_AP"] is not None:
+        masks = f", mask AP {percent(summary['mask_AP'])}"
     console.print(
         f"box AP {percent(summary['box_AP'])}{masks} after {cost['images']:,} images in {cost['seconds']:.0f} s "
-        f"of training ({cost['total_seconds']:.0f} s in all); {folder.path}", markup=False,
-    )  # fmt: skip
+        f"of training ({cost['total_seconds']:.0f} s in all); {folder.path}",
+        markup=False,
+    )

@@ -1,0 +1,92 @@
+"""Tiles depend on (seed, epoch, index, view, scale) alone, and batches on the step alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from images import picture, picture_folder
+
+from mcl.config.pretrain import ViewSettings
+from mcl.data.loader import StepSampler, step_batches
+from mcl.data.sources import find_images
+from mcl.data.views import TileMaker, UnlabeledImages, collate_tiles
+
+SCALES = (1, 2, 4)
+STILL = {
+    "crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0.0, "jitter": 0.0, "gray": 0.0,
+    "blur": (0.0, 0.0), "solarize": (0.0, 0.0),
+}  # fmt: skip
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(a[v][s], b[v][s]) for v in a for s in a[v])
+
+
+def test_tiles_are_a_function_of_their_numbers():
+    maker, image = TileMaker(ViewSettings(), SCALES, 64, seed=3), picture(0)
+    first = maker(image, epoch=1, index=5)
+    torch.rand(7)
+    assert same(first, maker(image, 1, 5))
+    for other in (maker(image, 2, 5), maker(image, 1, 6), TileMaker(ViewSettings(), SCALES, 64, seed=4)(image, 1, 5)):
+        assert not same(first, other)
+    assert {s: tuple(t.shape) for s, t in first[1].items()} == {1: (3, 64, 64), 2: (3, 32, 32), 4: (3, 16, 16)}
+    assert first[1][1].dtype == torch.uint8 and not torch.equal(first[1][1], first[2][1])
+
+
+def test_the_callers_random_state_is_left_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    TileMaker(ViewSettings(), SCALES, 64, seed=3)(picture(0), 0, 0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_stride_takes_every_sth_pixel_of_a_full_size_view():
+    maker = TileMaker(ViewSettings(**STILL, downsample="stride"), (1, 4), 64, 0)
+    tiles = maker(picture(0, 64, 64), 0, 0)
+    assert torch.equal(tiles[1][4], tiles[1][1][:, ::4, ::4])
+
+
+def test_tile_sized_crops_are_anti_aliased():
+    checkers = picture(0, 64, 64).point(lambda _: 0)
+    checkers.putdata([(255 * ((x + y) % 2),) * 3 for y in range(64) for x in range(64)])
+    tile = TileMaker(ViewSettings(**STILL), (1, 4), 64, 0)(checkers, 0, 0)[1][4]
+    assert 100 < tile.float().mean() < 155 and tile.float().std() < 20
+
+
+def test_full_probabilities_reach_the_right_view():
+    view = ViewSettings(**{**STILL, "solarize": (0.0, 1.0)})
+    tiles = TileMaker(view, (1,), 64, 0)(picture(0, 64, 64), 0, 0)
+    expected = torch.where(tiles[1][1] >= 128, 255 - tiles[1][1], tiles[1][1])
+    assert torch.equal(tiles[2][1], expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_start_anywhere_with_any_workers(tmp_path, workers):
+    paths = find_images(picture_folder(tmp_path, 10))
+    dataset = UnlabeledImages(paths, TileMaker(ViewSettings(), SCALES, 32, 0))
+    whole = list(step_batches(dataset, 4, 0, 0, 5, 0, collate_tiles))
+    tail = list(step_batches(dataset, 4, 0, 3, 5, workers, collate_tiles))
+    for expected, batch in zip(whole[3:], tail, strict=True):
+        assert torch.equal(expected["index"], batch["index"]) and same(expected["tiles"], batch["tiles"])
+
+
+def test_every_image_once_an_epoch_and_small_sets_wrap_around():
+    batches = list(StepSampler(images=12, batch=4, seed=0, start_step=0, total_steps=6))
+    first, second = (sorted(i for b in part for _, i in b) for part in (batches[:3], batches[3:]))
+    assert first == second == list(range(12)) and batches[0] != batches[3]
+    assert [len(b) for b in StepSampler(3, 8, 0, 0, 2)] == [8, 8]
+
+
+def test_unreadable_images_are_replaced_and_told(tmp_path):
+    paths = find_images(picture_folder(tmp_path, 4))
+    paths[1].write_bytes(b"")
+    sample = UnlabeledImages(paths, TileMaker(ViewSettings(), SCALES, 32, 0))[0, 1]
+    assert sample["unreadable"] == [(str(paths[1]), "not an image that Pillow can read, or empty")]
+    assert same(sample["tiles"], TileMaker(ViewSettings(), SCALES, 32, 0)(picture_of(paths[2]), 0, 1))
+
+
+def picture_of(path):
+    from mcl.data.decode import read_image
+
+    return read_image(path)

@@ -1,0 +1,115 @@
+"""The whole way on toy scenes: a trunk, fine-tuning, AP, evaluation of the saved detector, resume."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mcl.config.base import from_values
+from mcl.config.finetune import EvaluateSettings, FinetuneSettings
+from mcl.errors import UserError
+from mcl.nn.trunk import Trunk, save_trunk
+from mcl.run.evaluate import evaluate
+from mcl.run.finetune import finetune
+
+from .conftest import SPEC
+
+
+@pytest.fixture(scope="module")
+def trunk(tmp_path_factory):
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("trunk") / "trunk.safetensors"
+    save_trunk(path, Trunk(SPEC), {})
+    return path
+
+
+def settings_for(toy, out, **given):
+    values = {
+        "train": toy / "train.json", "val": toy / "val.json", "images": toy, "out": out, "batch": 4,
+        "precise_bn_images": 8, "schedule.steps": 4, "loop.workers": 0, "loop.tensorboard": False,
+        "detector.fc_channels": 32, "detector.score_threshold": 0.0, "detector.detections_per_image": 10,
+        "detector.proposals_test": 20,
+    }  # fmt: skip
+    return from_values(FinetuneSettings, {**values, **given})
+
+
+def test_from_trunk_to_ap_and_again(toy, trunk, tmp_path):
+    summary = finetune(settings_for(toy, tmp_path / "run", trunk=str(trunk)))
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {
+        "config.yaml", "detector.safetensors", "eval.json", "predictions.bbox.json", "predictions.segm.json",
+        "detections.png", "summary.json", "metrics.jsonl",
+    } <= files  # fmt: skip
+    assert 0 < summary["loaded_share"] < 1 and summary["cost"]["images"] == 16
+    options = {
+        "detector": tmp_path / "run",
+        "val": toy / "val.json",
+        "images": toy,
+        "out": tmp_path / "again",
+        "workers": 0,
+    }
+    evaluate(from_values(EvaluateSettings, options))
+    first, second = (json.loads((tmp_path / d / "eval.json").read_text()) for d in ("run", "again"))
+    assert first["bbox"] == second["bbox"] and first["segm"] == second["segm"]
+
+
+def test_frozen_trunk_is_handed_on_unchanged(toy, trunk, tmp_path):
+    finetune(settings_for(toy, tmp_path / "run", trunk=str(trunk), freeze="trunk"))
+    before, after = load_file(trunk), load_file(tmp_path / "run" / "detector.safetensors")
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_like_takes_shapes_not_weights(toy, trunk, tmp_path):
+    finetune(settings_for(toy, tmp_path / "run", trunk="none", like=trunk, **{"schedule.steps": 1}))
+    before, after = load_file(trunk), load_file(tmp_path / "run" / "detector.safetensors")
+    assert all(after[name].shape == tensor.shape for name, tensor in before.items())
+    name = "backbone.fpn.layer_blocks.0.0.weight"
+    assert not torch.allclose(before[name], after[name], atol=0.01)
+
+
+def test_resume_ends_like_an_uninterrupted_run(toy, trunk, tmp_path):
+    options = {"trunk": str(trunk), "views.colour": 0.3, "loop.checkpoint_every": 2}
+    finetune(settings_for(toy, tmp_path / "whole", **options))
+    # The checkpoint of step 2 of the same run, as a kill at step 3 leaves it.
+    broken = settings_for(toy, tmp_path / "broken", **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mcl.run.finetune.run_loop", _stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(broken)
+    with pytest.raises(UserError, match="--optim.lr was 0.0005, now 0.1"):
+        finetune(settings_for(toy, tmp_path / "broken", **options, **{"optim.lr": 0.1, "resume": True}))
+    finetune(broken.model_copy(update={"resume": True}))
+    whole, resumed = (load_file(tmp_path / d / "detector.safetensors") for d in ("whole", "broken"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def _stop_after_two(training, batches, *, folder, **rest):
+    from mcl.engine.loop import run_loop
+
+    def cut(start_step):
+        for position, batch in enumerate(batches(start_step)):
+            if position == 2:
+                raise KeyboardInterrupt
+            yield batch
+
+    return run_loop(training, cut, folder=folder, **rest)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"trunk": "none", "like": "x"}, "x"),
+        ({"trunk": "gone.safetensors"}, "gone.safetensors"),
+        ({"trunk": "none", "model.backbone": "resnet5"}, "resnet5"),
+        ({"trunk": "a", "freeze": "trunk", "parts": "backbone"}, "--parts backbone\\+pyramid\\+head"),
+        ({"trunk": "none", "freeze": "backbone"}, "needs a trunk"),
+        ({"trunk": "none", "image_size": 100}, "multiple of 32"),
+        ({"trunk": "none", "views.scale_jitter": (2, 1)}, "scale_jitter"),
+        ({"trunk": "none", "freeze": "trunk", "views.colour": 0.5}, "only flip"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_folder(toy, tmp_path, given, words):
+    with pytest.raises(UserError, match=words) as error:
+        finetune(settings_for(toy, tmp_path / "run", **given))
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()

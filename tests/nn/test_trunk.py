@@ -1,0 +1,85 @@
+"""The trunk's names, its files, and matched encoding against exhaustive on all scales and families."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+
+from mcl.errors import UserError
+from mcl.nn.backbone import build_backbone, features_of
+from mcl.nn.encoder import Encoder, Layout, cut_windows
+from mcl.nn.trunk import Trunk, TrunkSpec, load_trunk, read_trunk, save_trunk
+
+SMALL = TrunkSpec("test_resnet", pyramid_channels=16, head_convs=2, image_size=64)
+
+
+def test_names_are_torchvisions():
+    ours = Trunk(TrunkSpec("resnet50")).state_dict()
+    theirs = torchvision.models.detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict()
+    assert {name for name in ours if name not in theirs} == set()
+    assert all(theirs[name].shape == tensor.shape for name, tensor in ours.items())
+    wanted = ("backbone.", "roi_heads.box_head.0", "roi_heads.box_head.1", "roi_heads.box_head.2", "roi_heads.box_head.3")
+    assert {name for name in theirs if name.startswith(wanted)} == set(ours)
+
+
+@pytest.mark.parametrize("scales", [(1,), (1, 2), (1, 2, 4), (1, 2, 4, 8)])
+def test_matched_encoding_equals_exhaustive_with_norms_in_eval_mode(scales):
+    torch.manual_seed(0)
+    encoder = Encoder(Trunk(SMALL), 32, 16).double().eval()
+    layout = Layout(scales, (3, 2, 2, 1)[: len(scales)])
+    canvases = torch.randn(sum(layout.counts), 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        matched = encoder.encode_matched(canvases, layout, scales)
+        exhaustive = encoder.encode_exhaustive(canvases, layout)
+        top = encoder.encode_top(canvases)
+    assert set(matched) == set(scales)
+    for scale in scales:
+        own = layout.slice_of(scale)
+        expected = exhaustive[scale][own.start * scale**2 : own.stop * scale**2]
+        torch.testing.assert_close(matched[scale], expected)
+    torch.testing.assert_close(top, exhaustive[1])
+
+
+def test_windows_are_cut_row_by_row():
+    pyramid_map = torch.arange(2 * 3 * 8 * 8).view(2, 3, 8, 8)
+    windows = cut_windows(pyramid_map, 4)
+    assert windows.shape == (8, 3, 4, 4)
+    assert torch.equal(windows[1], pyramid_map[0, :, :4, 4:])
+    assert torch.equal(windows[6], pyramid_map[1, :, 4:, :4])
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "convnext_atto", "mobilenetv3_small_050", "test_vit"])
+def test_any_backbone_with_four_strides(name):
+    if name == "test_vit":
+        with pytest.raises(UserError, match="test_vit"):
+            build_backbone(name, 64)
+        return
+    body = build_backbone(name, 64)
+    shapes = [feature.shape[-1] for feature in features_of(body, torch.zeros(1, 3, 64, 64))]
+    assert shapes == [16, 8, 4, 2]
+
+
+def test_unknown_backbone_is_named_with_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'resnet18'"):
+        build_backbone("resnet18x", 64)
+
+
+def test_file_gives_back_the_trunk(tmp_path):
+    trunk = Trunk(SMALL).eval()
+    save_trunk(tmp_path / "trunk.safetensors", trunk, {"recipe": "x", "steps": 3})
+    spec, _, metadata = read_trunk(tmp_path)
+    assert spec == SMALL and metadata["recipe"] == "x" and metadata["strides"] == [4, 8, 16, 32]
+    images = torch.randn(1, 3, 64, 64)
+    for name, level in load_trunk(tmp_path / "trunk.safetensors")(images).items():
+        torch.testing.assert_close(level, trunk(images)[name])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a safetensors file"])
+def test_bad_trunk_files_are_one_line(tmp_path, content):
+    path = tmp_path / "trunk.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match="--trunk") as caught:
+        read_trunk(path)
+    assert "\n" not in str(caught.value)
