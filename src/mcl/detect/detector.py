@@ -97,9 +97,9 @@ def build_detector(
 def size_plan(spec: TrunkSpec, settings: DetectorSettings, image_size: int) -> dict:
     """What follows from the image size unless it is set.
 
-    - anchors: sides ``S / 8`` at P2 (32 on COCO's 800 px, 8 at 64 px), doubled per level. Small images have few
-      cells for their objects, so that one size a level leaves most objects without an anchor of IoU 0.5:
-      below 512 px there are three a level, ``2 ** (0, 1/3, 2/3)`` apart.
+    - anchors: sides ``S / 8`` at P2 (32 on COCO's 800 px, 8 at 64 px), doubled per level. In small images an
+      object covers few cells, and one size a level leaves many objects without a good anchor: below 512 px
+      there are three a level, ``2 ** (0, 1/3, 2/3)`` apart.
     - roi_scale: a box of ``S / 2`` reads P4, so one as wide as the image reads P5, as in pre-training.
     - roi_size: the window the head was pre-trained on, whose borders its convolutions know.
     """

@@ -147,19 +147,10 @@ def _train(
     source = FrozenScenes(dataset) if training.store else dataset
 
     def batches(start_step: int) -> Iterator[Any]:
-        pinned = device.type == "cuda"
-        return plain_errors(
-            step_batches(
-                source,
-                settings.batch,
-                settings.seed,
-                start_step,
-                total,
-                settings.loop.workers,
-                collate,
-                pinned,
-            )
-        )
+        return plain_errors(step_batches(
+            source, settings.batch, settings.seed, start_step, total, settings.loop.workers, collate,
+            pin_memory=device.type == "cuda",
+        ))  # fmt: skip
 
     summary = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
@@ -230,8 +221,6 @@ def _conclude(summary: dict[str, Any], folder: RunFolder) -> None:
     cost, masks = summary["cost"], ""
     if summary["mask_AP"] is not None:
         masks = f", mask AP {percent(summary['mask_AP'])}"
-    console.print(
-        f"box AP {percent(summary['box_AP'])}{masks} after {cost['images']:,} images in {cost['seconds']:.0f} s "
-        f"of training ({cost['total_seconds']:.0f} s in all); {folder.path}",
-        markup=False,
-    )
+    spent = f"{cost['images']:,} images in {cost['seconds']:.0f} s of training"
+    line = f"box AP {percent(summary['box_AP'])}{masks} after {spent} ({cost['total_seconds']:.0f} s in all)"
+    console.print(f"{line}; {folder.path}", markup=False)

@@ -1,0 +1,120 @@
+"""``mcl export``: a trunk or detector in the form that another library loads, checked through that library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mcl.config.export import ExportSettings
+from mcl.detect.detector import head_convs
+from mcl.detect.saved import FILE_NAME as DETECTOR_FILE
+from mcl.detect.saved import load_detector
+from mcl.engine.logging import console
+from mcl.errors import UserError
+from mcl.interop.exported import PARTS, Exported, TrunkSource, Writer
+from mcl.interop.staging import staged
+from mcl.nn.trunk import Trunk, load_trunk, read_trunk
+
+
+def export(settings: ExportSettings) -> dict[str, Any]:
+    """Write the asked-for format to ``settings.out`` and check it numerically through the receiving library.
+
+    Returns:
+        ``files``, ``format``, ``parts``, ``covered`` (share of the receiving model that is filled),
+        ``differences`` (of each map, relative), ``checked_by``, ``notes``, ``message``.
+
+    Raises:
+        UserError: no trunk there, a format that cannot hold this backbone, or an output that exists.
+        RunFailed: the check failed or the disk is full; nothing has been written then.
+    """
+    whole_detector = settings.to == "onnx" or settings.content == "detector"
+    if whole_detector and settings.to not in ("onnx", "torchvision"):
+        raise UserError(f"--with detector: only --to torchvision and --to onnx hold a whole detector, not {settings.to}")
+    if whole_detector:
+        return _finish(settings, "detector", *_detector(settings))
+    source = _source(settings)
+    return _finish(settings, source.parts, *_trunk(settings, source))
+
+
+def _trunk(settings: ExportSettings, source: TrunkSource) -> tuple[Exported, list[Path]]:
+    writer, companions = _writer(settings, source.parts)
+    with staged(settings.out, companions, settings.overwrite) as aside:
+        done = writer(source, aside / settings.out.name)
+    return done, [settings.out, *(settings.out.with_name(name) for name in companions)]
+
+
+def _writer(settings: ExportSettings, parts: str) -> tuple[Writer, tuple[str, ...]]:
+    """The function that writes the format, and the names of the files it writes beside ``out``."""
+    # Imported when asked for: no format pays for another's libraries.
+    to, out = settings.to, settings.out
+    if to == "torchvision-resnet" or (to == "torchvision" and parts == "backbone"):
+        from mcl.interop.torchvision_format import write_resnet
+
+        return write_resnet, ()
+    if to == "torchvision":
+        from mcl.interop.torchvision_format import write_rcnn
+
+        return write_rcnn, ()
+    if to == "timm":
+        from mcl.interop.timm_format import write_timm
+
+        return write_timm, ()
+    if to == "detectron2":
+        from mcl.interop.detectron2_format import config_names, write_detectron2
+
+        return write_detectron2, config_names(out)
+    if to == "mmdetection":
+        from mcl.interop.mmdetection_format import config_name, write_mmdetection
+
+        return write_mmdetection, (config_name(out),)
+    from mcl.interop.safetensors_format import write_safetensors
+
+    return write_safetensors, ()
+
+
+def _detector(settings: ExportSettings) -> tuple[Exported, list[Path]]:
+    from mcl.interop.detector_format import builder_name, write_onnx, write_torchvision_detector
+
+    detector, plan = load_detector(settings.trunk)
+    companions = () if settings.to == "onnx" else (builder_name(settings.out),)
+    with staged(settings.out, companions, settings.overwrite) as aside:
+        path = aside / settings.out.name
+        if settings.to == "onnx":
+            done = write_onnx(detector, plan.image_size, path)
+        else:
+            done = write_torchvision_detector(detector, plan, path)
+    return done, [settings.out, *(settings.out.with_name(name) for name in companions)]
+
+
+def _source(settings: ExportSettings) -> TrunkSource:
+    """The trunk of a pre-training run, or the one inside a fine-tuned detector."""
+    path = settings.trunk
+    if path.name == DETECTOR_FILE or (path / DETECTOR_FILE).is_file():
+        trunk, metadata, trained = _trunk_of_detector(path)
+    else:
+        trunk, metadata = load_trunk(path), read_trunk(path)[2]
+        trained = metadata.get("parts") if metadata.get("parts") in PARTS else PARTS[-1]
+    parts = settings.parts or trained
+    if settings.to in ("timm", "torchvision-resnet"):
+        parts = PARTS[0]
+    return TrunkSource(trunk.eval(), metadata, parts, path)
+
+
+def _trunk_of_detector(path: Path) -> tuple[Trunk, dict[str, Any], str]:
+    detector, plan = load_detector(path)
+    trunk = Trunk(plan.spec)
+    state = detector.state_dict()
+    trunk.load_state_dict({name: state[name] for name in trunk.state_dict()})
+    assert head_convs(detector) == plan.spec.head_convs
+    return trunk, {"method": "fine-tuned", "classes": list(plan.names)}, PARTS[-1]
+
+
+def _finish(settings: ExportSettings, parts: str, done: Exported, files: list[Path]) -> dict[str, Any]:
+    for line in done.lines():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    listed = ", ".join(str(file) for file in files)
+    return {
+        "format": settings.to, "parts": parts, "files": [str(file) for file in files], "covered": done.report.covered,
+        "differences": done.differences, "checked_by": done.checked_by, "notes": done.notes,
+        "message": f"exported {parts} to {listed}",
+    }  # fmt: skip
