@@ -39,12 +39,12 @@ def test_same_weights_detect_the_same_as_torchvision():
         proposals_train=2000, proposals_test=50, pre_nms_test=100, boxes_per_image=512, score_threshold=0.0
     )
     spec = TrunkSpec("resnet50", 256, 4, 224)
-    ours = build_detector(spec, 3, False, settings, 800, short_sides=(224,), long_side=320).eval()
+    ours = build_detector(spec, 3, False, settings, 800, short_sides=(128,), long_side=192).eval()
     theirs = maskrcnn_resnet50_fpn_v2(
-        weights=None, weights_backbone=None, num_classes=3, min_size=224, max_size=320,
+        weights=None, weights_backbone=None, num_classes=3, min_size=128, max_size=192,
         rpn_post_nms_top_n_test=50, rpn_pre_nms_top_n_test=100, box_score_thresh=0.0,
     ).eval()  # fmt: skip
-    image = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(0))
+    image = torch.rand(3, 128, 160, generator=torch.Generator().manual_seed(0))
     measure_norms(ours, image)
     theirs.load_state_dict(ours.state_dict(), strict=False)
     theirs.roi_heads.mask_roi_pool = theirs.roi_heads.mask_head = theirs.roi_heads.mask_predictor = None

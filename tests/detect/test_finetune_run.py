@@ -77,7 +77,7 @@ def test_resume_ends_like_an_uninterrupted_run(toy, trunk, tmp_path):
         patch.setattr("mcl.run.finetune.run_loop", _stop_after_two)
         with pytest.raises(KeyboardInterrupt):
             finetune(broken)
-    with pytest.raises(UserError, match="--optim.lr was 0.0005, now 0.1"):
+    with pytest.raises(UserError, match="--optim.lr was 0.001, now 0.1"):
         finetune(settings_for(toy, tmp_path / "broken", **options, **{"optim.lr": 0.1, "resume": True}))
     finetune(broken.model_copy(update={"resume": True}))
     whole, resumed = (load_file(tmp_path / d / "detector.safetensors") for d in ("whole", "broken"))
@@ -104,6 +104,7 @@ def _stop_after_two(training, batches, *, folder, **rest):
         ({"trunk": "none", "model.backbone": "resnet5"}, "resnet5"),
         ({"trunk": "a", "freeze": "trunk", "parts": "backbone"}, "--parts backbone\\+pyramid\\+head"),
         ({"trunk": "none", "freeze": "backbone"}, "needs a trunk"),
+        ({"trunk": "none", "calibrate_bn": True}, "only goes with --freeze trunk"),
         ({"trunk": "none", "image_size": 100}, "multiple of 32"),
         ({"trunk": "none", "views.scale_jitter": (2, 1)}, "scale_jitter"),
         ({"trunk": "none", "freeze": "trunk", "views.colour": 0.5}, "only flip"),
@@ -113,3 +114,31 @@ def test_bad_input_is_one_line_and_leaves_no_folder(toy, tmp_path, given, words)
     with pytest.raises(UserError, match=words) as error:
         finetune(settings_for(toy, tmp_path / "run", **given))
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_detections_of_another_data_set_are_matched_by_name(toy, trunk, tmp_path):
+    """Another file may number its classes differently, lack some and have others."""
+    finetune(settings_for(toy, tmp_path / "run", trunk=str(trunk)))
+    content = json.loads((toy / "val.json").read_text())
+    for category, name in zip(content["categories"], ["disc", "moon", "square"], strict=True):
+        category["name"] = name
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    options = {
+        "detector": tmp_path / "run",
+        "val": other,
+        "images": toy,
+        "out": tmp_path / "again",
+        "workers": 0,
+    }
+    summary = evaluate(from_values(EvaluateSettings, options))
+    assert "'moon'" in summary["notes"][0]
+    found = {
+        result["category_id"] for result in json.loads((tmp_path / "again/predictions.bbox.json").read_text())
+    }
+    assert found <= {5, 9}
+    for category in content["categories"]:
+        category["name"] += "?"
+    other.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="no category in common"):
+        evaluate(from_values(EvaluateSettings, {**options, "out": tmp_path / "third"}))

@@ -94,7 +94,7 @@ class FinetuneOptim(OptimSettings):
 
     name: Literal["lars", "sgd", "adamw"] = Field("adamw", description="Update rule.")
     lr: float = Field(
-        5e-4, gt=0, description="Peak learning rate (for lr_batch images a step, if that is set)."
+        1e-3, gt=0, description="Peak learning rate (for lr_batch images a step, if that is set)."
     )
     lr_batch: int | None = Field(
         None, ge=1, description="lr is scaled by batch / lr_batch; none: lr is used as it is."
@@ -193,6 +193,8 @@ class FinetuneSettings(Command):
             )
         if self.freeze == "backbone" and self.trunk == "none":
             raise ValueError("--freeze backbone needs a trunk: a fresh backbone must not be frozen")
+        if self.calibrate_bn and self.freeze != "trunk":
+            raise ValueError("--calibrate_bn only goes with --freeze trunk (statistics that train need none)")
         views = self.views
         if self.freeze == "trunk" and (views.short_sides or views.colour or views.scale_jitter != (1.0, 1.0)):
             raise ValueError(

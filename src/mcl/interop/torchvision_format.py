@@ -112,7 +112,7 @@ def rcnn_maps(detector: MaskRCNN, images: Tensor, source: TrunkSource) -> dict[s
         levels = detector.backbone(images)
         maps |= {f"p{int(key) + 2}": value for key, value in levels.items() if key != "pool"}
     if source.has_head:
-        convs = detector.roi_heads.box_head[: source.spec.head_convs]
+        convs = list(detector.roi_heads.box_head.children())[: source.spec.head_convs]
         maps["head"] = nn.Sequential(*convs)(windows_of(maps["p2"], source.spec.window))
     return maps
 
