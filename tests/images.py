@@ -11,7 +11,9 @@ from PIL import Image
 def picture(seed: int, width: int = 80, height: int = 60) -> Image.Image:
     """Coarse coloured blocks with a little noise: every seed looks different."""
     r = np.random.default_rng(seed)
-    blocks = r.integers(0, 256, (6, 8, 3)).repeat(height // 6 + 1, 0).repeat(width // 8 + 1, 1)[:height, :width]
+    blocks = (
+        r.integers(0, 256, (6, 8, 3)).repeat(height // 6 + 1, 0).repeat(width // 8 + 1, 1)[:height, :width]
+    )
     return Image.fromarray((blocks + r.normal(0, 8, blocks.shape)).clip(0, 255).astype(np.uint8))
 
 

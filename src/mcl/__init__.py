@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
     # Imported when asked for: ``import mcl`` must not take torch's seconds.
     if name == "load_trunk":
         return importlib.import_module("mcl.nn.trunk").load_trunk
-    from mcl.cli import COMMANDS
+    from mcl.run.commands import COMMANDS
 
     entry = COMMANDS.get(name.replace("_", " "))
     if entry is None or name not in __all__:
@@ -40,5 +40,7 @@ def _twin(name: str, settings_module: str, settings_class: str, module: str, fun
         return getattr(importlib.import_module(module), function)(from_values(command, settings))
 
     call.__name__ = call.__qualname__ = name
-    call.__doc__ = f"``mcl {name.replace('_', ' ')}``: {summary}. Settings: ``{settings_module}.{settings_class}``."
+    call.__doc__ = (
+        f"``mcl {name.replace('_', ' ')}``: {summary}. Settings: ``{settings_module}.{settings_class}``."
+    )
     return call

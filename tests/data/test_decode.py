@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from images import picture
 from PIL import Image
 
+from images import picture
 from mcl.data.decode import UnreadableImage, read_image
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from images import picture, picture_folder
 
+from images import picture, picture_folder
 from mcl.data.sources import check_readable, find_images, fingerprint
 from mcl.errors import UserError
 

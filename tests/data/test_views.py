@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from images import picture, picture_folder
 
+from images import picture, picture_folder
 from mcl.config.pretrain import ViewSettings
 from mcl.data.loader import StepSampler, step_batches
 from mcl.data.sources import find_images
@@ -27,9 +27,17 @@ def test_tiles_are_a_function_of_their_numbers():
     first = maker(image, epoch=1, index=5)
     torch.rand(7)
     assert same(first, maker(image, 1, 5))
-    for other in (maker(image, 2, 5), maker(image, 1, 6), TileMaker(ViewSettings(), SCALES, 64, seed=4)(image, 1, 5)):
+    for other in (
+        maker(image, 2, 5),
+        maker(image, 1, 6),
+        TileMaker(ViewSettings(), SCALES, 64, seed=4)(image, 1, 5),
+    ):
         assert not same(first, other)
-    assert {s: tuple(t.shape) for s, t in first[1].items()} == {1: (3, 64, 64), 2: (3, 32, 32), 4: (3, 16, 16)}
+    assert {s: tuple(t.shape) for s, t in first[1].items()} == {
+        1: (3, 64, 64),
+        2: (3, 32, 32),
+        4: (3, 16, 16),
+    }
     assert first[1][1].dtype == torch.uint8 and not torch.equal(first[1][1], first[2][1])
 
 

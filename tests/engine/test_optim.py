@@ -30,7 +30,15 @@ def make_pair() -> tuple[nn.Module, nn.Module]:
 def test_lars_equals_timms_at_a_constant_rate():
     ours, theirs = make_pair()
     a = Lars(ours.parameters(), lr=0.3, momentum=0.9, weight_decay=1e-2, trust=0.01)
-    b = TimmLars(theirs.parameters(), lr=0.3, momentum=0.9, weight_decay=1e-2, trust_coeff=0.01, eps=0, always_adapt=True)
+    b = TimmLars(
+        theirs.parameters(),
+        lr=0.3,
+        momentum=0.9,
+        weight_decay=1e-2,
+        trust_coeff=0.01,
+        eps=0,
+        always_adapt=True,
+    )
     for step in range(5):
         gradients(ours, step), gradients(theirs, step)
         a.step(), b.step()
@@ -55,7 +63,9 @@ def test_lars_keeps_the_rate_inside_the_momentum_buffer():
 @pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
 def test_one_dimensional_parameters_are_neither_decayed_nor_adapted(name):
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-    optimizer = build_optimizer(model, OptimSettings(name=name, lr=2.0, lr_batch=256, weight_decay=0.1), batch=128)
+    optimizer = build_optimizer(
+        model, OptimSettings(name=name, lr=2.0, lr_batch=256, weight_decay=0.1), batch=128
+    )
     decayed, plain = optimizer.param_groups
     assert [p.ndim for p in decayed["params"]] == [2] and {p.ndim for p in plain["params"]} == {1}
     assert decayed["weight_decay"] == 0.1 and plain["weight_decay"] == 0 and decayed["lr"] == 1.0
@@ -83,7 +93,9 @@ def test_target_moves_by_exactly_its_share_and_keeps_its_own_statistics():
     with torch.no_grad():
         for parameter in online.parameters():
             parameter.add_(torch.randn_like(parameter))
-    assert all(torch.equal(before[name], tensor) for name, tensor in target.state_dict().items()), "shares storage"
+    assert all(torch.equal(before[name], tensor) for name, tensor in target.state_dict().items()), (
+        "shares storage"
+    )
     online(torch.randn(8, 3))
     move_target(target, online, 0.9)
     for name, parameter in target.named_parameters():

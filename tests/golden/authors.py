@@ -60,7 +60,9 @@ class Case:
         """Fill every parameter and buffer by the rule; fails if a name of theirs or ours is left over."""
         state = network.state_dict()
         ours = {self.our_name(name) for name in self.settings["state_dict_shapes"]}
-        left = {name for name in state if not name.endswith("num_batches_tracked")} ^ {n for n in ours if not n.endswith("num_batches_tracked")}
+        left = {name for name in state if not name.endswith("num_batches_tracked")} ^ {
+            n for n in ours if not n.endswith("num_batches_tracked")
+        }
         assert not left, f"names without a counterpart: {sorted(left)[:5]}"
         for name, shape in self.settings["state_dict_shapes"].items():
             if not name.endswith("num_batches_tracked"):
@@ -76,7 +78,9 @@ class Case:
             blocks = {"lateral": "inner_blocks", "fpn": "layer_blocks"}[match[2]]
             return f"{network[match[1]]}.trunk.backbone.fpn.{blocks}.{match[3]}.{'01'[match[4] == 'bn']}.{match[5]}"
         if match := re.fullmatch(r"(encoder_[qk])\.2\.cls_convs\.(\d)\.(conv|bn)\.(.*)", name):
-            return f"{network[match[1]]}.trunk.roi_heads.box_head.{match[2]}.{'01'[match[3] == 'bn']}.{match[4]}"
+            return (
+                f"{network[match[1]]}.trunk.roi_heads.box_head.{match[2]}.{'01'[match[3] == 'bn']}.{match[4]}"
+            )
         if match := re.fullmatch(r"(encoder_[qk])\.2\.mlp\.(.*)", name):
             return f"{network[match[1]]}.projector.{match[2]}"
         if match := re.fullmatch(r"head\.predictor\.(\d)\.mlp\.(.*)", name):
@@ -94,7 +98,8 @@ class Case:
         x = x + r.normal(0, 12, (n, 8, 3, size, size)).astype(np.float32)
         x = torch.from_numpy(x.clip(0, 255).astype(np.uint8))
         return {
-            v: {s: x[:, 4 * (v - 1) + scales.index(s), :, ::s, ::s].contiguous() for s in scales} for v in VIEWS
+            v: {s: x[:, 4 * (v - 1) + scales.index(s), :, ::s, ::s].contiguous() for s in scales}
+            for v in VIEWS
         }
 
     def inputs(self, step: int) -> tuple[dict[int, Tensor], dict[int, Shuffle]]:
@@ -116,7 +121,9 @@ class Case:
 
 def weight_by_rule(name: str, shape: list[int], seed: int) -> Tensor:
     """The value of one entry of the authors' state dict."""
-    n = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(tuple(shape), dtype=np.float32)
+    n = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(
+        tuple(shape), dtype=np.float32
+    )
     if name.endswith("running_mean"):
         value = np.float32(0.1) * n
     elif name.endswith("running_var"):

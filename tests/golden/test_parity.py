@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from golden.authors import LETTERS, Case, golden_files
 
+from golden.authors import LETTERS, Case, golden_files
 from mcl.engine.optim import Lars, apply_gradients
 from mcl.nn.momentum import momentum_at
 from mcl.pretext.loss import total_loss
@@ -19,7 +19,11 @@ RELATIVE = 1e-9
 
 def close(value, expected, what: str) -> None:
     np.testing.assert_allclose(
-        np.asarray(value, dtype=np.float64), np.asarray(expected, dtype=np.float64), rtol=RELATIVE, atol=1e-12, err_msg=what
+        np.asarray(value, dtype=np.float64),
+        np.asarray(expected, dtype=np.float64),
+        rtol=RELATIVE,
+        atol=1e-12,
+        err_msg=what,
     )
 
 
@@ -36,7 +40,11 @@ def test_montages(case):
     canvases, _ = case.inputs(0)
     probe = torch.from_numpy(case.arrays["montage_probe"]).double()
     for view, letter in LETTERS.items():
-        close((canvases[view] * probe).sum(dim=(1, 2, 3)), case.arrays[f"montage_dot_{letter}"], f"montages of view {letter}")
+        close(
+            (canvases[view] * probe).sum(dim=(1, 2, 3)),
+            case.arrays[f"montage_dot_{letter}"],
+            f"montages of view {letter}",
+        )
 
 
 def test_targets(case):

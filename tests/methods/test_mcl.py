@@ -20,7 +20,10 @@ def small(seed: int = 0, **method) -> Mcl:
 def batch(n: int, seed: int = 0) -> dict:
     g = torch.Generator().manual_seed(seed)
     tiles = {
-        v: {s: torch.randint(0, 256, (n, 3, 64 // s, 64 // s), generator=g, dtype=torch.uint8) for s in (1, 2, 4, 8)}
+        v: {
+            s: torch.randint(0, 256, (n, 3, 64 // s, 64 // s), generator=g, dtype=torch.uint8)
+            for s in (1, 2, 4, 8)
+        }
         for v in (1, 2)
     }
     return {"tiles": tiles, "index": torch.arange(n), "unreadable": []}
@@ -49,7 +52,11 @@ def test_targets_of_all_canvases_equal_the_authors_and_full_ones_only_in_eval_mo
     data = batch(16)
     losses = {}
     for mode in ("train", "eval"):
-        for name, options in {"authors": {"encode": "exhaustive"}, "all": {}, "full": {"target_canvases": "full"}}.items():
+        for name, options in {
+            "authors": {"encode": "exhaustive"},
+            "all": {},
+            "full": {"target_canvases": "full"},
+        }.items():
             method = small(**options).train(mode == "train")
             canvases, shuffles = prepared(method, data)
             layout = method._layout(shuffles[1])

@@ -16,10 +16,18 @@ SMALL = TrunkSpec("test_resnet", pyramid_channels=16, head_convs=2, image_size=6
 
 def test_names_are_torchvisions():
     ours = Trunk(TrunkSpec("resnet50")).state_dict()
-    theirs = torchvision.models.detection.maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict()
+    theirs = torchvision.models.detection.maskrcnn_resnet50_fpn_v2(
+        weights=None, weights_backbone=None
+    ).state_dict()
     assert {name for name in ours if name not in theirs} == set()
     assert all(theirs[name].shape == tensor.shape for name, tensor in ours.items())
-    wanted = ("backbone.", "roi_heads.box_head.0", "roi_heads.box_head.1", "roi_heads.box_head.2", "roi_heads.box_head.3")
+    wanted = (
+        "backbone.",
+        "roi_heads.box_head.0",
+        "roi_heads.box_head.1",
+        "roi_heads.box_head.2",
+        "roi_heads.box_head.3",
+    )
     assert {name for name in theirs if name.startswith(wanted)} == set(ours)
 
 

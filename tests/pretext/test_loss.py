@@ -15,7 +15,12 @@ from mcl.pretext.loss import contrast, embedding_spread, level_weights
 
 
 @settings(max_examples=30, deadline=None)
-@given(tiles=st.integers(1, 12), images=st.integers(1, 9), temperature=st.floats(0.05, 2), seed=st.integers(0, 99))
+@given(
+    tiles=st.integers(1, 12),
+    images=st.integers(1, 9),
+    temperature=st.floats(0.05, 2),
+    seed=st.integers(0, 99),
+)
 def test_one_positive_is_the_plain_cross_entropy(tiles, images, temperature, seed):
     generator = torch.Generator().manual_seed(seed)
     predictions = torch.randn(tiles, 7, generator=generator, dtype=torch.float64)
@@ -27,7 +32,10 @@ def test_one_positive_is_the_plain_cross_entropy(tiles, images, temperature, see
 
 
 def test_several_positives_average_their_cross_entropies():
-    predictions, targets = torch.randn(1, 5, dtype=torch.float64), F.normalize(torch.randn(4, 5, dtype=torch.float64), dim=1)
+    predictions, targets = (
+        torch.randn(1, 5, dtype=torch.float64),
+        F.normalize(torch.randn(4, 5, dtype=torch.float64), dim=1),
+    )
     result = contrast(predictions, torch.tensor([3]), targets, torch.tensor([3, 0, 3, 1]), 0.5, 1.0)
     logits = F.normalize(predictions, dim=1) @ targets.T / 0.5
     expected = (F.cross_entropy(logits, torch.tensor([0])) + F.cross_entropy(logits, torch.tensor([2]))) / 2
@@ -51,10 +59,15 @@ def test_perfect_and_uniform_predictions():
 
 def test_loss_is_fp32_under_autocast():
     predictions, targets = torch.randn(4, 8).bfloat16(), F.normalize(torch.randn(4, 8), dim=1)
-    assert contrast(predictions, torch.arange(4), targets, torch.arange(4), 1.0, 1.0).loss.dtype == torch.float32
+    assert (
+        contrast(predictions, torch.arange(4), targets, torch.arange(4), 1.0, 1.0).loss.dtype == torch.float32
+    )
 
 
-@pytest.mark.parametrize(("scales", "expected"), [(1, [1]), (2, [1 / 2] * 2), (3, [1 / 2, 1 / 4, 1 / 4]), (4, [1 / 2, 1 / 4, 1 / 8, 1 / 8])])
+@pytest.mark.parametrize(
+    ("scales", "expected"),
+    [(1, [1]), (2, [1 / 2] * 2), (3, [1 / 2, 1 / 4, 1 / 4]), (4, [1 / 2, 1 / 4, 1 / 8, 1 / 8])],
+)
 def test_level_weights(scales, expected):
     assert level_weights(scales) == expected
 

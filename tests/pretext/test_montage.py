@@ -13,7 +13,10 @@ SCALES = (1, 2, 4, 8)
 
 def random_tiles(batch: int, size: int, scales) -> dict[int, torch.Tensor]:
     generator = torch.Generator().manual_seed(batch + size)
-    return {s: torch.randint(0, 256, (batch, 3, size // s, size // s), generator=generator, dtype=torch.uint8) for s in scales}
+    return {
+        s: torch.randint(0, 256, (batch, 3, size // s, size // s), generator=generator, dtype=torch.uint8)
+        for s in scales
+    }
 
 
 @settings(max_examples=25, deadline=None)
@@ -32,7 +35,9 @@ def test_every_tile_stands_where_its_label_says(batch, size, scales):
         assert labels.min() >= 0 and labels.max() < batch
         for position, label in enumerate(labels.tolist()):
             montage, row, column = position // scale**2, position % scale**2 // scale, position % scale
-            tile = canvases[start + montage, :, row * side : (row + 1) * side, column * side : (column + 1) * side]
+            tile = canvases[
+                start + montage, :, row * side : (row + 1) * side, column * side : (column + 1) * side
+            ]
             assert torch.equal(tile.round().byte(), tiles[scale][label])
         start += counts[scale]
 
@@ -57,5 +62,7 @@ def test_normalisation_is_that_of_the_authors():
     tiles = {1: torch.full((1, 3, 32, 32), 200, dtype=torch.uint8)}
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     canvases = assemble(tiles, shuffle_from({}, 1), mean, std, torch.float64)
-    expected = torch.tensor([(200 / 255 - m) / s for m, s in zip(mean, std, strict=True)], dtype=torch.float64)
+    expected = torch.tensor(
+        [(200 / 255 - m) / s for m, s in zip(mean, std, strict=True)], dtype=torch.float64
+    )
     torch.testing.assert_close(canvases[0, :, 5, 7], expected)

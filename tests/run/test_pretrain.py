@@ -11,10 +11,10 @@ import time
 import pytest
 import torch
 import yaml
-from images import picture_folder
 from safetensors.torch import load_file
 
 import mcl
+from images import picture_folder
 from mcl.errors import RunFailed, UserError
 
 TINY = [
@@ -38,12 +38,31 @@ def photos(tmp_path_factory):
 
 
 def test_a_run_writes_what_design_promises(photos, tmp_path):
-    summary = mcl.pretrain(data=photos, out=tmp_path / "run", **tiny(**{"schedule.steps": 4, "loop.tensorboard": True}))
+    summary = mcl.pretrain(
+        data=photos, out=tmp_path / "run", **tiny(**{"schedule.steps": 4, "loop.tensorboard": True})
+    )
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert files >= {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "trunk.safetensors", "montage.png", "summary.json"}
+    assert files >= {
+        "config.yaml",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "trunk.safetensors",
+        "montage.png",
+        "summary.json",
+    }
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert {"loss", "loss/p5", "positive_cosine/p4", "negative_cosine/p3", "spread", "lr", "gradient_norm", "data_wait"} <= set(rows[0])
+    assert {
+        "loss",
+        "loss/p5",
+        "positive_cosine/p4",
+        "negative_cosine/p3",
+        "spread",
+        "lr",
+        "gradient_norm",
+        "data_wait",
+    } <= set(rows[0])
     assert summary["cost"]["images"] == 32
     online = torch.load(tmp_path / "run/checkpoints/last.pt", weights_only=True)["state"]["method"]
     for name, tensor in load_file(tmp_path / "run/trunk.safetensors").items():
@@ -53,15 +72,31 @@ def test_a_run_writes_what_design_promises(photos, tmp_path):
 def test_a_resolved_config_gives_the_same_run_again(photos, tmp_path):
     mcl.pretrain(data=photos, out=tmp_path / "a", **tiny(), **{"schedule.steps": 2, "optim.lr": 0.01})
     saved = yaml.safe_load((tmp_path / "a/config.yaml").read_text())
-    assert saved["optim"]["lr"] == 0.01 and saved["schedule"] == saved["schedule"] | {"steps": 2, "epochs": None}
+    assert saved["optim"]["lr"] == 0.01 and saved["schedule"] == saved["schedule"] | {
+        "steps": 2,
+        "epochs": None,
+    }
     mcl.pretrain(config=tmp_path / "a/config.yaml", out=tmp_path / "b")
-    assert_same_tensors(load_file(tmp_path / "a/trunk.safetensors"), load_file(tmp_path / "b/trunk.safetensors"))
+    assert_same_tensors(
+        load_file(tmp_path / "a/trunk.safetensors"), load_file(tmp_path / "b/trunk.safetensors")
+    )
 
 
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(photos, tmp_path):
     """kill -9 somewhere in a 30-step run, resume in a new process: every tensor is the same."""
-    words = ["--data", str(photos), "--schedule.steps", "30", "--loop.checkpoint_every", "4", "--loop.workers", "1"]
-    subprocess.run(command(*words, "--out", str(tmp_path / "whole")), check=True, capture_output=True, timeout=300)
+    words = [
+        "--data",
+        str(photos),
+        "--schedule.steps",
+        "30",
+        "--loop.checkpoint_every",
+        "4",
+        "--loop.workers",
+        "1",
+    ]
+    subprocess.run(
+        command(*words, "--out", str(tmp_path / "whole")), check=True, capture_output=True, timeout=300
+    )
     killed = subprocess.Popen(command(*words, "--out", str(tmp_path / "killed")), stdout=subprocess.DEVNULL)
     metrics = tmp_path / "killed/metrics.jsonl"
     deadline = time.monotonic() + 240
@@ -73,8 +108,16 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(photos, tmp_path):
     assert not (tmp_path / "killed/trunk.safetensors").exists()
     checkpoint = torch.load(tmp_path / "killed/checkpoints/last.pt", weights_only=True)
     assert 0 < checkpoint["step"] < 30
-    subprocess.run(command(*words, "--out", str(tmp_path / "killed"), "--resume"), check=True, capture_output=True, timeout=300)
-    states = [torch.load(tmp_path / run / "checkpoints/last.pt", weights_only=True)["state"] for run in ("whole", "killed")]
+    subprocess.run(
+        command(*words, "--out", str(tmp_path / "killed"), "--resume"),
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    states = [
+        torch.load(tmp_path / run / "checkpoints/last.pt", weights_only=True)["state"]
+        for run in ("whole", "killed")
+    ]
     assert_same_tensors(*(flatten({k: v for k, v in state.items() if k != "last"}) for state in states))
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, 31))
@@ -96,7 +139,9 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(photos, tmp_path, nu
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(photos, tmp_path):
-    with pytest.raises(RunFailed, match=r"loss is nan at step \d+ \(lr .*last good checkpoint: .*last.pt \(step 1\)"):
+    with pytest.raises(
+        RunFailed, match=r"loss is nan at step \d+ \(lr .*last good checkpoint: .*last.pt \(step 1\)"
+    ):
         mcl.pretrain(
             data=photos, out=tmp_path / "run",
             **tiny(**{"schedule.steps": 20, "optim.name": "sgd", "optim.lr": 1e30, "schedule.warmup_steps": 0,
@@ -141,9 +186,15 @@ def test_unreadable_images_are_skipped_counted_and_listed(tmp_path):
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, words, message):
-    process = subprocess.run(command("--out", str(tmp_path / "run"), *words), capture_output=True, text=True, cwd=tmp_path)
+    process = subprocess.run(
+        command("--out", str(tmp_path / "run"), *words), capture_output=True, text=True, cwd=tmp_path
+    )
     assert process.returncode == 2, process.stderr
-    assert message in process.stderr and process.stderr.startswith("mcl: error: ") and process.stderr.count("\n") == 1
+    assert (
+        message in process.stderr
+        and process.stderr.startswith("mcl: error: ")
+        and process.stderr.count("\n") == 1
+    )
     assert not (tmp_path / "run").exists()
 
 

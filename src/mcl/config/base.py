@@ -35,7 +35,10 @@ class Command(BaseSettings):
     """All settings of one command; subclasses with ``recipe`` and ``config`` fields read those files too."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", cli_kebab_case=False, cli_avoid_json=True, cli_hide_none_type=True,
+        extra="forbid",
+        cli_kebab_case=False,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
     )
 
     @classmethod
@@ -58,11 +61,13 @@ def from_arguments(command: type[C], argv: Sequence[str], prog: str) -> C:
     """
     flags = {flag for flag, _ in flat_fields(command)}
     try:
-        source = CliSettingsSource(command, cli_parse_args=_canonical(argv, command), cli_prog_name=prog, cli_exit_on_error=False)
+        source = CliSettingsSource(
+            command, cli_parse_args=_canonical(argv, command), cli_prog_name=prog, cli_exit_on_error=False
+        )
         given = source()
     except SettingsError as error:
         raise UserError(_explain_parse_error(str(error), flags, prog)) from None
-    return from_values(command, given)
+    return from_values(command, _with_nulls(command, given))
 
 
 def from_values(command: type[C], given: Mapping[str, Any]) -> C:
@@ -95,19 +100,29 @@ def from_values(command: type[C], given: Mapping[str, Any]) -> C:
 
 def recipe_names() -> list[str]:
     """Names of the recipes shipped in the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in resources.files("mcl.recipes").iterdir() if p.name.endswith(".yaml"))
+    return sorted(
+        p.name.removesuffix(".yaml")
+        for p in resources.files("mcl.recipes").iterdir()
+        if p.name.endswith(".yaml")
+    )
 
 
 def read_recipe(name: str) -> dict[str, Any]:
     """Settings of a shipped recipe; raises ``UserError`` with the nearest name for an unknown one."""
     if name not in recipe_names():
-        raise UserError(f"--recipe: no recipe {name!r}{did_you_mean(name, recipe_names())}; there are: {', '.join(recipe_names())}")
+        raise UserError(
+            f"--recipe: no recipe {name!r}{did_you_mean(name, recipe_names())}; there are: {', '.join(recipe_names())}"
+        )
     return yaml.safe_load((resources.files("mcl.recipes") / f"{name}.yaml").read_text("utf-8")) or {}
 
 
 def dump(command: BaseModel) -> str:
     """The resolved settings as YAML that ``--config`` takes back."""
-    return yaml.safe_dump(command.model_dump(mode="json", exclude={"config", "resume", "overwrite"}), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(
+        command.model_dump(mode="json", exclude={"config", "resume", "overwrite"}),
+        sort_keys=False,
+        allow_unicode=True,
+    )
 
 
 def flat_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -151,6 +166,20 @@ def _canonical(argv: Sequence[str], command: type[Command]) -> list[str]:
     return words
 
 
+def _with_nulls(command: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The word ``none`` as null, for settings that may be null."""
+    read = {}
+    for key, value in given.items():
+        annotation = _fields(command)[key].annotation
+        section = _section_of(annotation)
+        if section is not None and isinstance(value, Mapping):
+            value = _with_nulls(section, value)
+        elif value == "none" and type(None) in get_args(annotation):
+            value = None
+        read[key] = value
+    return read
+
+
 def _nest(given: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in given.items():
@@ -175,16 +204,24 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 def _section_defaults(command: type[Command]) -> dict[str, Any]:
     """A command's own defaults of its sections, which may differ from the section class's."""
-    fields = command.model_fields.items()
-    return {name: field.default.model_dump() for name, field in fields if isinstance(field.default, Section)}
+    defaults = {n: f.get_default(call_default_factory=True) for n, f in command.model_fields.items()}
+    return {name: default.model_dump() for name, default in defaults.items() if isinstance(default, Section)}
 
 
-def _without_rivals(command: type[Command], below: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+def _without_rivals(
+    command: type[Command], below: dict[str, Any], layer: Mapping[str, Any]
+) -> dict[str, Any]:
     kept = dict(below)
     for name, values in layer.items():
         section = _section_of(_fields(command)[name].annotation)
-        if section and isinstance(values, Mapping) and any(values.get(key) is not None for key in section.one_of):
-            kept[name] = {key: value for key, value in kept.get(name, {}).items() if key not in section.one_of}
+        if (
+            section
+            and isinstance(values, Mapping)
+            and any(values.get(key) is not None for key in section.one_of)
+        ):
+            kept[name] = {
+                key: value for key, value in kept.get(name, {}).items() if key not in section.one_of
+            }
     return kept
 
 
@@ -206,9 +243,13 @@ def _check_keys(model: type[BaseModel], values: Mapping[str, Any], origin: str, 
     for key, value in values.items():
         field = _fields(model).get(key)
         if field is None:
-            known = [prefix + name for name in _fields(model)] + [name for name, _ in flat_fields(model, prefix)]
+            known = [prefix + name for name in _fields(model)] + [
+                name for name, _ in flat_fields(model, prefix)
+            ]
             where = f"{origin}: " if origin else ""
-            raise UserError(f"{where}unknown setting {prefix + key!r}{_nearest_setting(prefix + str(key), known)}")
+            raise UserError(
+                f"{where}unknown setting {prefix + key!r}{_nearest_setting(prefix + str(key), known)}"
+            )
         section = _section_of(field.annotation)
         if section is not None and isinstance(value, Mapping):
             _check_keys(section, value, origin, f"{prefix}{key}.")
@@ -235,7 +276,9 @@ def _explain_parse_error(message: str, flags: set[str], prog: str) -> str:
     if "ambiguous option" in text:
         name = text.partition("ambiguous option: --")[2].split()[0]
         near = difflib.get_close_matches(name, flags, n=3, cutoff=0.3)
-        return f"--{name} is not a full setting name; did you mean one of: {', '.join('--' + n for n in near)}?"
+        return (
+            f"--{name} is not a full setting name; did you mean one of: {', '.join('--' + n for n in near)}?"
+        )
     return " ".join(text.split())
 
 
@@ -255,7 +298,11 @@ def _explain_validation(error: ValidationError, layers: list[tuple[str, dict[str
         where = f"{origin}: " if origin else ""
         value = "" if is_rule or isinstance(problem["input"], Mapping) else f", got {problem['input']!r}"
         hint = _choice_hint(problem)
-        lines.append(f"{where}{'--' if not origin else ''}{name}: {wanted}{value}{hint}" if name else f"{where}{wanted}")
+        lines.append(
+            f"{where}{'--' if not origin else ''}{name}: {wanted}{value}{hint}"
+            if name
+            else f"{where}{wanted}"
+        )
     return "; ".join(dict.fromkeys(lines))
 
 
@@ -269,7 +316,7 @@ def _choice_hint(problem: Mapping[str, Any]) -> str:
 def _has(layer: Mapping[str, Any], path: list[str]) -> bool:
     for part in path:
         if not isinstance(layer, Mapping) or part not in layer:
-            return False if part not in ("",) else True
+            return False
         layer = layer[part]
         if not isinstance(layer, Mapping):
             return True

@@ -13,13 +13,21 @@ class OptimSettings(Section):
     """Update rule."""
 
     name: Literal["lars", "sgd", "adamw"] = Field("lars", description="Update rule.")
-    lr: float = Field(1.0, gt=0, description="Peak learning rate (for lr_batch images a step, if that is set).")
-    lr_batch: int | None = Field(256, ge=1, description="lr is scaled by batch / lr_batch; none: lr is used as it is.")
-    weight_decay: float = Field(1e-5, ge=0, description="Weight decay; never on 1-D parameters (biases, norms).")
+    lr: float = Field(
+        1.0, gt=0, description="Peak learning rate (for lr_batch images a step, if that is set)."
+    )
+    lr_batch: int | None = Field(
+        256, ge=1, description="lr is scaled by batch / lr_batch; none: lr is used as it is."
+    )
+    weight_decay: float = Field(
+        1e-5, ge=0, description="Weight decay; never on 1-D parameters (biases, norms)."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of lars and sgd.")
     betas: tuple[float, float] = Field((0.9, 0.999), description="Betas of adamw.")
     trust: float = Field(0.001, gt=0, description="Trust coefficient of lars.")
-    clip_norm: float | None = Field(500.0, gt=0, description="Clip the global gradient norm; none: no clipping.")
+    clip_norm: float | None = Field(
+        500.0, gt=0, description="Clip the global gradient norm; none: no clipping."
+    )
 
     def peak_lr(self, batch: int) -> float:
         """Learning rate after warm-up for a global batch of ``batch`` images."""
@@ -35,9 +43,13 @@ class ScheduleSettings(Section):
     steps: int | None = Field(None, ge=1, description="Length in steps (or give epochs).")
     warmup_epochs: float = Field(0.0, ge=0, description="Linear warm-up, in passes over the images.")
     warmup_steps: int = Field(0, ge=0, description="Linear warm-up in steps, on top of warmup_epochs.")
-    decay: Literal["cosine", "multistep", "constant"] = Field("cosine", description="Decay after the warm-up.")
+    decay: Literal["cosine", "multistep", "constant"] = Field(
+        "cosine", description="Decay after the warm-up."
+    )
     final_lr: float = Field(1e-4, ge=0, description="Where cosine decay ends, for the scaled lr.")
-    milestones: list[float] = Field([2 / 3, 8 / 9], description="multistep: fractions of the run after which lr is divided by 10.")
+    milestones: list[float] = Field(
+        [2 / 3, 8 / 9], description="multistep: fractions of the run after which lr is divided by 10."
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> ScheduleSettings:
@@ -49,10 +61,14 @@ class ScheduleSettings(Section):
 class LoopSettings(Section):
     """What the loop does besides training."""
 
-    workers: int = Field(1, ge=0, le=256, description="DataLoader processes; 0 loads in the training process.")
+    workers: int = Field(
+        1, ge=0, le=256, description="DataLoader processes; 0 loads in the training process."
+    )
     log_every: int = Field(10, ge=1, description="Steps between two lines of metrics.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints (last.pt).")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train; auto takes a GPU if there is one.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to train; auto takes a GPU if there is one."
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; the loss stays in fp32.")
     channels_last: bool = Field(True, description="NHWC memory format of convolutions.")
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; none: as torch chooses.")

@@ -17,7 +17,9 @@ Scale = Literal[1, 2, 4, 8]
 class ViewSettings(Section):
     """Augmentation; each tile of each view gets its own."""
 
-    crop_scale: tuple[Probability, Probability] = Field((0.2, 1.0), description="Share of the image's area that a crop takes.")
+    crop_scale: tuple[Probability, Probability] = Field(
+        (0.2, 1.0), description="Share of the image's area that a crop takes."
+    )
     crop_ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="Aspect ratio of a crop.")
     flip: Probability = Field(0.5, description="Probability of a horizontal flip.")
     jitter: Probability = Field(0.8, description="Probability of colour jitter.")
@@ -26,18 +28,32 @@ class ViewSettings(Section):
     saturation: float = Field(0.2, ge=0, description="Strength of saturation jitter.")
     hue: float = Field(0.1, ge=0, le=0.5, description="Strength of hue jitter.")
     gray: Probability = Field(0.2, description="Probability of grayscale.")
-    blur: tuple[Probability, Probability] = Field((1.0, 0.1), description="Probability of Gaussian blur in views 1 and 2.")
-    blur_radius: tuple[float, float] = Field((0.1, 2.0), description="Radius of the blur in pixels of a 224 px view; in proportion for smaller tiles.")
-    solarize: tuple[Probability, Probability] = Field((0.0, 0.2), description="Probability of solarizing in views 1 and 2.")
-    solarize_threshold: int = Field(128, ge=0, le=255, description="Pixels at or above are inverted when solarizing.")
-    downsample: Literal["tile", "stride"] = Field("tile", description="tile: crop straight to tile size, anti-aliased; stride: full-size view, then every s-th pixel (the authors' way).")
+    blur: tuple[Probability, Probability] = Field(
+        (1.0, 0.1), description="Probability of Gaussian blur in views 1 and 2."
+    )
+    blur_radius: tuple[float, float] = Field(
+        (0.1, 2.0),
+        description="Radius of the blur in pixels of a 224 px view; in proportion for smaller tiles.",
+    )
+    solarize: tuple[Probability, Probability] = Field(
+        (0.0, 0.2), description="Probability of solarizing in views 1 and 2."
+    )
+    solarize_threshold: int = Field(
+        128, ge=0, le=255, description="Pixels at or above are inverted when solarizing."
+    )
+    downsample: Literal["tile", "stride"] = Field(
+        "tile",
+        description="tile: crop straight to tile size, anti-aliased; stride: full-size view, then every s-th pixel (the authors' way).",
+    )
 
 
 class ModelSettings(Section):
     """The trunk and what is trained on top of it."""
 
     backbone: str = Field("resnet50", description="timm name of a network with strides 4, 8, 16, 32.")
-    pretrained: bool = Field(False, description="Start the backbone from timm's default weights (downloads them).")
+    pretrained: bool = Field(
+        False, description="Start the backbone from timm's default weights (downloads them)."
+    )
     pyramid_channels: int = Field(256, ge=8, description="Channels of P2..P5 and of the head's convolutions.")
     head_convs: int = Field(4, ge=1, le=16, description="3x3 convolutions of the shared head.")
     hidden: int = Field(2048, ge=8, description="Width inside projector and predictors.")
@@ -47,15 +63,31 @@ class ModelSettings(Section):
 class MethodSettings(Section):
     """Multi-level contrastive learning."""
 
-    scales: list[Scale] = Field([1, 2, 4, 8], description="Tiles per side of the montages; 1 is the full-size image.")
-    repeats: dict[int, int] = Field({8: 2}, description="scale: how often a batch's image is a tile of it (default once).")
-    level_weights: list[float] | None = Field(None, description="Loss weight of each scale; none: 1/2, 1/4, 1/8, 1/8 (halved, the last twice).")
+    scales: list[Scale] = Field(
+        [1, 2, 4, 8], description="Tiles per side of the montages; 1 is the full-size image."
+    )
+    repeats: dict[int, int] = Field(
+        {8: 2}, description="scale: how often a batch's image is a tile of it (default once)."
+    )
+    level_weights: list[float] | None = Field(
+        None, description="Loss weight of each scale; none: 1/2, 1/4, 1/8, 1/8 (halved, the last twice)."
+    )
     temperature: float = Field(1.0, gt=0, description="Temperature of the contrastive loss.")
-    assignment: Literal["top", "same", "adjacent", "all"] = Field("top", description="Which target scales a tile is pulled to.")
-    encode: Literal["matched", "exhaustive"] = Field("matched", description="matched: compute only what enters the loss; exhaustive: every level of every canvas (the authors' way).")
-    target_canvases: Literal["all", "full"] = Field("all", description="What the target network sees: all canvases (the authors' BatchNorm statistics) or full-size images only.")
+    assignment: Literal["top", "same", "adjacent", "all"] = Field(
+        "top", description="Which target scales a tile is pulled to."
+    )
+    encode: Literal["matched", "exhaustive"] = Field(
+        "matched",
+        description="matched: compute only what enters the loss; exhaustive: every level of every canvas (the authors' way).",
+    )
+    target_canvases: Literal["all", "full"] = Field(
+        "all",
+        description="What the target network sees: all canvases (the authors' BatchNorm statistics) or full-size images only.",
+    )
     predictor: bool = Field(True, description="Predictors on the online side, one a level.")
-    momentum: float = Field(0.99, ge=0, le=1, description="Momentum of the target at the start; goes to 1 by a cosine.")
+    momentum: float = Field(
+        0.99, ge=0, le=1, description="Momentum of the target at the start; goes to 1 by a cosine."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> MethodSettings:
@@ -66,7 +98,9 @@ class MethodSettings(Section):
         if self.level_weights is not None and len(self.level_weights) != len(self.scales):
             raise ValueError(f"level_weights needs one number for each of {len(self.scales)} scales")
         if self.target_canvases == "full" and self.assignment != "top":
-            raise ValueError(f"target_canvases=full gives no targets for assignment={self.assignment}; use all, or assignment=top")
+            raise ValueError(
+                f"target_canvases=full gives no targets for assignment={self.assignment}; use all, or assignment=top"
+            )
         if self.encode == "exhaustive" and self.target_canvases == "full":
             raise ValueError("encode=exhaustive encodes all canvases by definition; use target_canvases=all")
         return self
@@ -81,11 +115,17 @@ class PretrainSettings(Command):
     config: Path | None = Field(None, description="YAML file of settings, over the recipe.")
     resume: bool = Field(False, description="Continue the run in --out.")
     overwrite: bool = Field(False, description="Replace the run in --out.")
-    data_root: Path | None = Field(None, description="Folder that names of a list or JSON start from; default: the file's own.")
-    max_unreadable: Probability = Field(0.05, description="Stop when more than this share of images cannot be read.")
+    data_root: Path | None = Field(
+        None, description="Folder that names of a list or JSON start from; default: the file's own."
+    )
+    max_unreadable: Probability = Field(
+        0.05, description="Stop when more than this share of images cannot be read."
+    )
     seed: int = Field(0, ge=0, lt=2**62, description="Seed of everything random.")
     batch: int = Field(128, ge=2, description="Images a step.")
-    image_size: int = Field(224, ge=32, multiple_of=32, description="Side of full-size images and montages in pixels.")
+    image_size: int = Field(
+        224, ge=32, multiple_of=32, description="Side of full-size images and montages in pixels."
+    )
     model: ModelSettings = ModelSettings()
     method: MethodSettings = MethodSettings()
     views: ViewSettings = ViewSettings()

@@ -10,16 +10,16 @@ from PIL import Image, ImageOps
 
 # Image.open is given this list: formats that call external programs (EPS) or are not pictures stay closed.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff .gif .ppm .pgm .pnm .jp2 .mpo".split()
-)
+SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".mpo"])
 
 
 class UnreadableImage(Exception):
     """The file is not a picture that can be decoded; the message says why in a few words."""
 
 
-def read_image(path: Path | str, at_least: tuple[int, int] | None = None, upright: bool = True) -> Image.Image:
+def read_image(
+    path: Path | str, at_least: tuple[int, int] | None = None, upright: bool = True
+) -> Image.Image:
     """Decode a file to an RGB image.
 
     Grey, palette, CMYK and 16-bit pictures are converted, transparency is laid over white, EXIF rotation is

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 import torch
 
 # First word of a seed: keeps the streams apart that use the same numbers for different things.
-STREAM_VIEWS, STREAM_ORDER, STREAM_MONTAGE, STREAM_STEP, STREAM_DETECTION, STREAM_WEIGHTS, STREAM_CHECK = range(7)
+STREAM_VIEWS, STREAM_ORDER, STREAM_MONTAGE, STREAM_STEP, STREAM_DETECTION, STREAM_WEIGHTS, STREAM_CHECK = (
+    range(7)
+)
 
 
 def seed_for(*numbers: int) -> int:

@@ -61,7 +61,9 @@ def check_readable(paths: list[Path], max_share: float, seed: int, sample: int =
     if unreadable:
         first, reason = next(iter(unreadable.items()))
         if len(unreadable) == len(order):
-            raise UserError(f"--data: none of {len(order)} images tried can be read; the first: {first}: {reason}")
+            raise UserError(
+                f"--data: none of {len(order)} images tried can be read; the first: {first}: {reason}"
+            )
         # One bad file in a sample of 64 is 1.6 %: below this many the sample says nothing about the share.
         if len(unreadable) > max(1, max_share * len(order)):
             raise UserError(
@@ -111,7 +113,9 @@ def _from_coco(source: Path, root: Path) -> list[Path]:
     except (OSError, ValueError) as error:
         raise UserError(f"--data {source}: not valid JSON: {error}") from None
     except (KeyError, TypeError):
-        raise UserError(f"--data {source}: no 'images' list with 'file_name' in it; is it a COCO JSON?") from None
+        raise UserError(
+            f"--data {source}: no 'images' list with 'file_name' in it; is it a COCO JSON?"
+        ) from None
     resolved = root.resolve()
     for name in names:
         if not isinstance(name, str) or not (root / name).resolve().is_relative_to(resolved):

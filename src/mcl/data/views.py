@@ -77,7 +77,8 @@ class TileMaker:
     def __call__(self, image: Image.Image, epoch: int, index: int) -> dict[int, dict[int, Tensor]]:
         """view -> scale s -> (3, S/s, S/s) uint8; a function of (seed, epoch, index, view, scale) and the image."""
         return {
-            view: {scale: self._tile(image, epoch, index, view, scale) for scale in self.scales} for view in VIEWS
+            view: {scale: self._tile(image, epoch, index, view, scale) for scale in self.scales}
+            for view in VIEWS
         }
 
     def _tile(self, image: Image.Image, epoch: int, index: int, view: int, scale: int) -> Tensor:
@@ -116,7 +117,9 @@ class UnlabeledImages(Dataset):
                 unreadable.append((str(path), str(error)))
                 continue
             return {"tiles": self.maker(image, epoch, index), "index": index, "unreadable": unreadable}
-        raise RunFailed(f"none of the {len(self.paths)} images can be read any more; the first: {unreadable[0]}")
+        raise RunFailed(
+            f"none of the {len(self.paths)} images can be read any more; the first: {unreadable[0]}"
+        )
 
 
 def collate_tiles(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

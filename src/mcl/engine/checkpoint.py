@@ -30,7 +30,9 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
         partial.unlink(missing_ok=True)
         kept = f"; the previous one ({path}) is untouched" if path.exists() else ""
-        raise RunFailed(f"checkpoint {path} could not be written: {' '.join(str(error).split())[:200]}{kept}") from None
+        raise RunFailed(
+            f"checkpoint {path} could not be written: {' '.join(str(error).split())[:200]}{kept}"
+        ) from None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -44,7 +46,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"checkpoint {path}: no such file") from None
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
-        raise UserError(f"checkpoint {path}: damaged or not a checkpoint of mcl ({type(error).__name__})") from None
+        raise UserError(
+            f"checkpoint {path}: damaged or not a checkpoint of mcl ({type(error).__name__})"
+        ) from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(f"checkpoint {path}: format {version}, this mcl reads format {FORMAT_VERSION}")

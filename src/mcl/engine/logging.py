@@ -117,4 +117,3 @@ def _drop_lines_from(path: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             continue  # a line cut off by a crash
     path.write_text("".join(line + "\n" for line in kept), "utf-8")
-

@@ -88,14 +88,18 @@ def run_loop(
         content = load_checkpoint(folder.checkpoint)
         trainable.load_state_dict(content["state"])
         start_step, before = content["step"], content["cost"]
-    runner = _Runner(trainable, folder, settings, total_steps, images_per_step, title, start_step, before, seed)
+    runner = _Runner(
+        trainable, folder, settings, total_steps, images_per_step, title, start_step, before, seed
+    )
     return runner.run(batches)
 
 
 class _Runner:
     """State of one call of ``run_loop``."""
 
-    def __init__(self, trainable, folder, settings, total_steps, images_per_step, title, start_step, before, seed):
+    def __init__(
+        self, trainable, folder, settings, total_steps, images_per_step, title, start_step, before, seed
+    ):
         self.trainable, self.folder, self.settings = trainable, folder, settings
         self.total_steps, self.images_per_step, self.seed = total_steps, images_per_step, seed
         self.title, self.start_step, self.before = title, start_step, before
@@ -157,7 +161,10 @@ class _Runner:
         now, steps = time.perf_counter(), len(self.pending)
         rows = [[float(v) if not torch.is_tensor(v) else v for v in row.values()] for row in self.pending]
         names = list(self.pending[-1])
-        columns = [torch.stack([torch.as_tensor(row[i], dtype=torch.float64) for row in rows]) for i in range(len(names))]
+        columns = [
+            torch.stack([torch.as_tensor(row[i], dtype=torch.float64) for row in rows])
+            for i in range(len(names))
+        ]
         values = {name: float(column.mean()) for name, column in zip(names, columns, strict=True)}
         self._check_finite(values["loss"], values, done)
         started, waited = self.interval
@@ -170,7 +177,11 @@ class _Runner:
     def _check_finite(self, loss: float, values: Mapping[str, Any], done: int) -> None:
         if math.isfinite(loss):
             return
-        kept = f"{self.folder.checkpoint} (step {self.saved_step})" if self.saved_step else "none was written yet"
+        kept = (
+            f"{self.folder.checkpoint} (step {self.saved_step})"
+            if self.saved_step
+            else "none was written yet"
+        )
         raise RunFailed(
             f"loss is {loss} at step {done} (lr {float(values['lr']):.3g}); last good checkpoint: {kept}; "
             "try a lower --optim.lr, more --schedule.warmup_steps or a lower --optim.clip_norm"
@@ -179,8 +190,13 @@ class _Runner:
     def _save(self, done: int) -> None:
         if self.saved_step == done:
             return
-        cost = {"seconds": self.seconds + self.before["seconds"], "waited": self.waited + self.before["waited"]}
-        save_checkpoint(self.folder.checkpoint, {"step": done, "cost": cost, "state": self.trainable.state_dict()})
+        cost = {
+            "seconds": self.seconds + self.before["seconds"],
+            "waited": self.waited + self.before["waited"],
+        }
+        save_checkpoint(
+            self.folder.checkpoint, {"step": done, "cost": cost, "state": self.trainable.state_dict()}
+        )
         self.saved_step = done
 
     def _stop(self, signal_number: int, done: int) -> None:

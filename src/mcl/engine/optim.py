@@ -28,7 +28,13 @@ class Lars(torch.optim.Optimizer):
         trust: float = 0.001,
         adapt: bool = True,
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": adapt}
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust": trust,
+            "adapt": adapt,
+        }
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -88,7 +94,9 @@ def build_optimizer(module: nn.Module, settings: OptimSettings, batch: int) -> t
 class Schedule:
     """Learning rate of every step: linear warm-up, then cosine, steps, or nothing."""
 
-    def __init__(self, settings: ScheduleSettings, peak_lr: float, total_steps: int, warmup_steps: int) -> None:
+    def __init__(
+        self, settings: ScheduleSettings, peak_lr: float, total_steps: int, warmup_steps: int
+    ) -> None:
         self.settings, self.peak_lr = settings, peak_lr
         self.total_steps, self.warmup_steps = total_steps, min(warmup_steps, total_steps)
 
@@ -108,7 +116,9 @@ class Schedule:
 
 def resolve_length(settings: ScheduleSettings, per_epoch: int) -> tuple[int, int]:
     """(total steps, warm-up steps) for ``per_epoch`` steps a pass."""
-    total = settings.steps if settings.steps is not None else max(1, round((settings.epochs or 1) * per_epoch))
+    total = (
+        settings.steps if settings.steps is not None else max(1, round((settings.epochs or 1) * per_epoch))
+    )
     return total, settings.warmup_steps + round(settings.warmup_epochs * per_epoch)
 
 

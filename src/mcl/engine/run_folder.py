@@ -36,12 +36,18 @@ class RunFolder:
             raise UserError(f"--out {path}: is a file; give a folder")
         occupied = path.is_dir() and any(path.iterdir())
         if resume and not folder.checkpoint.is_file():
-            raise UserError(f"--resume: no checkpoint {folder.checkpoint}; leave --resume out to start a new run")
+            raise UserError(
+                f"--resume: no checkpoint {folder.checkpoint}; leave --resume out to start a new run"
+            )
         if occupied and not resume:
             if not overwrite:
-                raise UserError(f"--out {path}: not empty; give --resume to continue it, --overwrite to replace it")
+                raise UserError(
+                    f"--out {path}: not empty; give --resume to continue it, --overwrite to replace it"
+                )
             if not (path / CONFIG).is_file():
-                raise UserError(f"--out {path}: not empty and not a run of mcl (no {CONFIG}); choose another folder")
+                raise UserError(
+                    f"--out {path}: not empty and not a run of mcl (no {CONFIG}); choose another folder"
+                )
             shutil.rmtree(path)
         try:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcl.errors import RunFailed, UserError
 from mcl.interop.load_report import LoadReport
@@ -78,6 +78,7 @@ class Exported:
         differences: name of a map (c2 .. c5, p2 .. p5, ...) -> largest difference, in units of the map's largest value.
         checked_by: who computed the other side.
         companions: further files beside the main one.
+        unit: of the differences.
         notes: what the user should know.
     """
 
@@ -85,19 +86,16 @@ class Exported:
     differences: dict[str, float]
     checked_by: str
     companions: tuple[str, ...] = ()
+    unit: str = "relative to a map's largest value"
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """For the screen."""
         if not self.differences:
             return [*self.report.lines(), *self.notes, f"check: {self.checked_by}"]
-        worst = max(self.differences.values())
-        maps = ", ".join(self.differences)
-        return [
-            *self.report.lines(),
-            *self.notes,
-            f"check: {maps} equal through {self.checked_by} (largest difference {worst:.1e} of a map's largest value)",
-        ]
+        largest = ", ".join(f"{name} {value:.0e}" for name, value in self.differences.items())
+        check = f"check: equal through {self.checked_by}; largest differences ({self.unit}): {largest}"
+        return [*self.report.lines(), *self.notes, check]
 
 
 def prefixes(parts: str) -> tuple[str, ...]:

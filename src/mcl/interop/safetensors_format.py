@@ -8,7 +8,15 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from mcl.interop.exported import Exported, TrunkSource, compare, prefixes, probe_images, same_tensors, trunk_maps
+from mcl.interop.exported import (
+    Exported,
+    TrunkSource,
+    compare,
+    prefixes,
+    probe_images,
+    same_tensors,
+    trunk_maps,
+)
 from mcl.interop.load_report import match
 from mcl.nn.backbone import STRIDES
 from mcl.nn.pyramid import LEVELS

@@ -14,7 +14,16 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
 from torchvision.models.detection.rpn import RPNHead
 
-from mcl.interop.exported import PREFIXES, Exported, TrunkSource, compare, probe_images, require_resnet, trunk_maps, windows_of
+from mcl.interop.exported import (
+    PREFIXES,
+    Exported,
+    TrunkSource,
+    compare,
+    probe_images,
+    require_resnet,
+    trunk_maps,
+    windows_of,
+)
 from mcl.interop.load_report import match
 from mcl.interop.resnet_shape import ResnetShape
 

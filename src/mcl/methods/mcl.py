@@ -45,7 +45,9 @@ class Mcl(Method):
         if method.predictor:
             predictors = {str(s): build_predictor(model.hidden, model.embedding) for s in self.scales}
             self.online["predictors"] = nn.ModuleDict(predictors)
-        self.weights = dict(zip(self.scales, method.level_weights or level_weights(len(self.scales)), strict=True))
+        self.weights = dict(
+            zip(self.scales, method.level_weights or level_weights(len(self.scales)), strict=True)
+        )
 
     @property
     def trunk(self) -> Trunk:
@@ -63,7 +65,9 @@ class Mcl(Method):
             shuffles[view] = self.draw_shuffle(size, step, view)
             tiles = {s: tile.to(device, non_blocking=True) for s, tile in batch["tiles"][view].items()}
             spec = self.trunk.spec
-            canvases[view] = assemble(tiles, shuffles[view], spec.mean, spec.std, channels_last=self.channels_last)
+            canvases[view] = assemble(
+                tiles, shuffles[view], spec.mean, spec.std, channels_last=self.channels_last
+            )
         levels, spread = self.compare(canvases, shuffles)
         loss = total_loss(list(levels.values()))
         return loss, self._numbers(levels, spread)
@@ -97,7 +101,9 @@ class Mcl(Method):
         levels = {}
         for view, other in zip(VIEWS, reversed(VIEWS), strict=True):
             for scale in self.scales:
-                levels[view, scale] = self._level_loss(scale, predictions[view], shuffles[view], targets[other], shuffles[other])
+                levels[view, scale] = self._level_loss(
+                    scale, predictions[view], shuffles[view], targets[other], shuffles[other]
+                )
         spread = torch.stack([embedding_spread(targets[view][1]) for view in VIEWS]).mean()
         return levels, spread
 
@@ -113,7 +119,9 @@ class Mcl(Method):
     @torch.no_grad()
     def target_embeddings(self, canvases: Tensor, layout: Layout) -> dict[int, Tensor]:
         """scale -> (tiles, E), L2-normalised: the target network's embeddings that the assignment asks for."""
-        wanted = sorted({t for s in self.scales for t in target_scales(self.settings.assignment, s, self.scales)} | {1})
+        wanted = sorted(
+            {t for s in self.scales for t in target_scales(self.settings.assignment, s, self.scales)} | {1}
+        )
         if self.settings.encode == "exhaustive":
             everything = self.target.encode_exhaustive(canvases, layout)
             embeddings = {s: own_windows(everything[s], layout, s) for s in wanted}
@@ -123,10 +131,15 @@ class Mcl(Method):
             embeddings = {1: self.target.encode_top(seen)[full_size]}
         else:
             embeddings = self.target.encode_matched(canvases, layout, wanted)
-        return {scale: F.normalize(embedding.to(_at_least_fp32(embedding)), dim=1) for scale, embedding in embeddings.items()}
+        return {
+            scale: F.normalize(embedding.to(_at_least_fp32(embedding)), dim=1)
+            for scale, embedding in embeddings.items()
+        }
 
     def after_update(self, step: int, total_steps: int) -> None:
-        move_target(self.target, self.online["encoder"], momentum_at(step, total_steps, self.settings.momentum))
+        move_target(
+            self.target, self.online["encoder"], momentum_at(step, total_steps, self.settings.momentum)
+        )
 
     def watch(self, values: Mapping[str, float]) -> str | None:
         if values["spread"] < COLLAPSE_SPREAD:
@@ -137,7 +150,12 @@ class Mcl(Method):
         return None
 
     def _level_loss(
-        self, scale: int, predictions: Mapping[int, Tensor], shuffle: Shuffle, targets: Mapping[int, Tensor], other: Shuffle
+        self,
+        scale: int,
+        predictions: Mapping[int, Tensor],
+        shuffle: Shuffle,
+        targets: Mapping[int, Tensor],
+        other: Shuffle,
     ) -> LevelLoss:
         wanted = target_scales(self.settings.assignment, scale, self.scales)
         embeddings, labels = gather_targets(targets, other.labels, wanted)

@@ -27,7 +27,9 @@ def build_backbone(name: str, image_size: int, pretrained: bool = False) -> Feat
         UserError: unknown name, or a network without features at strides 4, 8, 16, 32.
     """
     if not timm.is_model(name):
-        raise UserError(f"--model.backbone: timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
+        raise UserError(
+            f"--model.backbone: timm has no model {name!r}{did_you_mean(name, timm.list_models())}"
+        )
     network = None
     for extra in ({"img_size": image_size}, {"zero_init_last": False}, {}):
         try:
@@ -40,10 +42,14 @@ def build_backbone(name: str, image_size: int, pretrained: bool = False) -> Feat
     strides = network.feature_info.reduction()
     missing = [stride for stride in STRIDES if stride not in strides]
     if missing:
-        raise UserError(f"--model.backbone {name}: has features at strides {strides}, the pyramid needs {list(STRIDES)}")
+        raise UserError(
+            f"--model.backbone {name}: has features at strides {strides}, the pyramid needs {list(STRIDES)}"
+        )
     keep = tuple(strides.index(stride) for stride in STRIDES)
     if keep != tuple(range(len(strides))):
-        network = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=keep, **extra)
+        network = timm.create_model(
+            name, features_only=True, pretrained=pretrained, out_indices=keep, **extra
+        )
     if not pretrained and any(isinstance(module, BasicBlock | Bottleneck) for module in network.modules()):
         _init_resnet(network)
     return network

@@ -84,7 +84,9 @@ class Encoder(nn.Module):
         """P5 embeddings of every canvas, taken whole: (B, 3, S, S) -> (B, E). No top-down path is needed."""
         top = features_of(self.trunk.backbone.body, canvases)[-1]
         level = len(LEVELS) - 1
-        return self.embed_windows(output(self.trunk.backbone.fpn, level, lateral(self.trunk.backbone.fpn, level, top)))
+        return self.embed_windows(
+            output(self.trunk.backbone.fpn, level, lateral(self.trunk.backbone.fpn, level, top))
+        )
 
     def encode_exhaustive(self, canvases: Tensor, layout: Layout) -> dict[int, Tensor]:
         """All windows of all levels of all canvases, as the authors' code computes them.
@@ -94,7 +96,10 @@ class Encoder(nn.Module):
         """
         levels = self.trunk.backbone(canvases)
         # From P2 to P5, as above.
-        return {scale: self.embed_windows(levels[LEVELS[layout.level_of(scale)]]) for scale in reversed(layout.scales)}
+        return {
+            scale: self.embed_windows(levels[LEVELS[layout.level_of(scale)]])
+            for scale in reversed(layout.scales)
+        }
 
     def embed_windows(self, pyramid_map: Tensor) -> Tensor:
         """Cut a map into windows, then head, mean over the window, projector: (b, C, h, w) -> (b * windows, E).

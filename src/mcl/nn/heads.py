@@ -23,7 +23,10 @@ def build_projector(channels: int, hidden: int, embedding: int) -> nn.Sequential
 def build_predictor(hidden: int, embedding: int) -> nn.Sequential:
     """Linear BN ReLU Linear, N(0, 0.01) weights and zero biases; one for each level. (n, E) -> (n, E)."""
     predictor = nn.Sequential(
-        nn.Linear(embedding, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, embedding)
+        nn.Linear(embedding, hidden),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, embedding),
     )
     for module in (predictor[0], predictor[3]):
         nn.init.normal_(module.weight, std=0.01)

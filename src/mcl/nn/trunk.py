@@ -84,7 +84,9 @@ class Trunk(nn.Module):
 def build_pyramid_backbone(spec: TrunkSpec, pool: bool = False, pretrained: bool = False) -> PyramidBackbone:
     """Backbone and pyramid of a spec; ``pool`` adds the detector's P6."""
     body = build_backbone(spec.backbone, spec.image_size, pretrained)
-    return PyramidBackbone(body, build_pyramid(channels_of(body), spec.pyramid_channels, pool), spec.pyramid_channels)
+    return PyramidBackbone(
+        body, build_pyramid(channels_of(body), spec.pyramid_channels, pool), spec.pyramid_channels
+    )
 
 
 def build_head_convs(channels: int, convs: int) -> nn.Sequential:
@@ -131,8 +133,12 @@ def read_trunk(path: Path | str) -> tuple[TrunkSpec, dict[str, Tensor], dict[str
     if "spec" not in metadata:
         raise UserError(f"--trunk {file}: no trunk of mcl (its metadata has no 'spec')")
     if metadata.get("format_version", 0) > FORMAT_VERSION:
-        raise UserError(f"--trunk {file}: format {metadata['format_version']}, this mcl reads up to {FORMAT_VERSION}")
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in metadata["spec"].items()}
+        raise UserError(
+            f"--trunk {file}: format {metadata['format_version']}, this mcl reads up to {FORMAT_VERSION}"
+        )
+    fields = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in metadata["spec"].items()
+    }
     return TrunkSpec(**fields), state, metadata
 
 

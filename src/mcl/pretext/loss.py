@@ -25,7 +25,12 @@ class LevelLoss:
 
 
 def contrast(
-    predictions: Tensor, labels: Tensor, targets: Tensor, target_labels: Tensor, temperature: float, weight: float
+    predictions: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    target_labels: Tensor,
+    temperature: float,
+    weight: float,
 ) -> LevelLoss:
     """w * 2T * CE(normalise(p) . targets^T / T, positives): a tile against every target of the batch.
 

@@ -79,7 +79,9 @@ def assemble(
     size = tiles[1].shape[-1]
     total = sum(len(labels) // scale**2 for scale, labels in shuffle.labels.items())
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    canvases = torch.empty((total, 3, size, size), dtype=torch.uint8, device=tiles[1].device, memory_format=layout)
+    canvases = torch.empty(
+        (total, 3, size, size), dtype=torch.uint8, device=tiles[1].device, memory_format=layout
+    )
     start = 0
     for scale, labels in sorted(shuffle.labels.items()):
         stop = start + len(labels) // scale**2

@@ -16,7 +16,9 @@ SIDE = 224  # pixels a canvas is shown at, at least
 MARGIN, LABEL = 8, 26
 
 
-def draw_montages(path: Path, tiles: Mapping[int, Mapping[int, Tensor]], shuffles: Mapping[int, Shuffle]) -> None:
+def draw_montages(
+    path: Path, tiles: Mapping[int, Mapping[int, Tensor]], shuffles: Mapping[int, Shuffle]
+) -> None:
     """Draw the first canvases of every scale, view 1 left and view 2 right, and write a PNG.
 
     Args:
@@ -35,7 +37,11 @@ def draw_montages(path: Path, tiles: Mapping[int, Mapping[int, Tensor]], shuffle
         for view, block in blocks.items():
             left = MARGIN + (view - 1) * (columns * (SIDE + MARGIN) + 3 * MARGIN)
             side = tiles[view][1].shape[-1] // scale
-            text = f"view {view}, full-size images" if scale == 1 else f"view {view}, scale {scale}: {scale} x {scale} tiles"
+            text = (
+                f"view {view}, full-size images"
+                if scale == 1
+                else f"view {view}, scale {scale}: {scale} x {scale} tiles"
+            )
             draw.text((left, top + 3), f"{text} of {side} px", "black", font)
             for column, canvas in enumerate(block[scale]):
                 sheet.paste(canvas, (left + column * (SIDE + MARGIN), top + LABEL))

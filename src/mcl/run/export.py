@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from mcl.config.export import ExportSettings
-from mcl.detect.detector import head_convs
 from mcl.detect.saved import FILE_NAME as DETECTOR_FILE
 from mcl.detect.saved import load_detector
 from mcl.engine.logging import console
@@ -105,7 +104,6 @@ def _trunk_of_detector(path: Path) -> tuple[Trunk, dict[str, Any], str]:
     trunk = Trunk(plan.spec)
     state = detector.state_dict()
     trunk.load_state_dict({name: state[name] for name in trunk.state_dict()})
-    assert head_convs(detector) == plan.spec.head_convs
     return trunk, {"method": "fine-tuned", "classes": list(plan.names)}, PARTS[-1]
 
 

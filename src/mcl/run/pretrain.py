@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +18,16 @@ from mcl.engine.logging import console, duration
 from mcl.engine.loop import run_loop
 from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, resolve_length, set_lr
 from mcl.engine.run_folder import CONFIG, RunFolder
-from mcl.errors import RunFailed, UserError
+from mcl.errors import RunFailed
 from mcl.methods.base import Method
 from mcl.methods.mcl import Mcl
 from mcl.nn.trunk import FILE_NAME, Trunk, TrunkSpec, save_trunk
 from mcl.pretext.montage import count_montages
 from mcl.report.montage import draw_montages
+from mcl.run.resume import require_same_settings
+
+# What may change between the parts of a resumed run: it moves or paces things, and trains the same.
+MAY_DIFFER = ("out", "data", "data_root", "recipe", "loop")
 
 
 def pretrain(settings: PretrainSettings) -> dict[str, Any]:
@@ -37,19 +40,27 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     paths = find_images(settings.data, settings.data_root)
     unreadable = check_readable(paths, settings.max_unreadable, settings.seed)
     trunk_spec = TrunkSpec(
-        settings.model.backbone, settings.model.pyramid_channels, settings.model.head_convs, settings.image_size
+        settings.model.backbone,
+        settings.model.pyramid_channels,
+        settings.model.head_convs,
+        settings.image_size,
     )
     device = prepare_device(settings.loop)
     method = _build_method(settings, trunk_spec).to(device)
     folder = RunFolder.open(settings.out, settings.resume, settings.overwrite)
-    _same_settings(folder, settings) if settings.resume else folder.write_text(CONFIG, dump(settings))
+    if settings.resume:
+        require_same_settings(folder, settings, MAY_DIFFER)
+    else:
+        folder.write_text(CONFIG, dump(settings))
 
     per_epoch = steps_per_epoch(len(paths), settings.batch)
     total, warmup = resolve_length(settings.schedule, per_epoch)
     schedule = Schedule(settings.schedule, settings.optim.peak_lr(settings.batch), total, warmup)
     skipped = Skipped(folder, settings.max_unreadable, {str(path): why for path, why in unreadable.items()})
     training = Pretraining(method, settings, schedule, skipped, len(paths))
-    dataset = UnlabeledImages(paths, TileMaker(settings.views, settings.method.scales, settings.image_size, settings.seed))
+    dataset = UnlabeledImages(
+        paths, TileMaker(settings.views, settings.method.scales, settings.image_size, settings.seed)
+    )
     _say_start(settings, len(paths), total, per_epoch)
     draw_montages(folder.path / "montage.png", *_first_canvases(method, dataset, settings))
 
@@ -63,7 +74,12 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
         settings=settings.loop, resume=settings.resume, title="pretrain", seed=settings.seed,
     )  # fmt: skip
-    summary = {"images": len(paths), "skipped": len(skipped.reasons), "cost": cost.as_dict(), "last": training.last}
+    summary = {
+        "images": len(paths),
+        "skipped": len(skipped.reasons),
+        "cost": cost.as_dict(),
+        "last": training.last,
+    }
     metadata = {
         "method": "mcl", "parts": method.trained_parts, "recipe": settings.recipe, "steps": total,
         "data_fingerprint": fingerprint(paths), "data_images": len(paths), "cost": cost.as_dict(),
@@ -80,8 +96,16 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
 class Pretraining:
     """A method, its optimizer and its schedule, as the loop wants them."""
 
-    def __init__(self, method: Method, settings: PretrainSettings, schedule: Schedule, skipped: Skipped, images: int) -> None:
-        self.method, self.settings, self.schedule, self.skipped, self.images = method.train(), settings, schedule, skipped, images
+    def __init__(
+        self, method: Method, settings: PretrainSettings, schedule: Schedule, skipped: Skipped, images: int
+    ) -> None:
+        self.method, self.settings, self.schedule, self.skipped, self.images = (
+            method.train(),
+            settings,
+            schedule,
+            skipped,
+            images,
+        )
         self.optimizer = build_optimizer(method.trained, settings.optim, settings.batch)
         self.last: dict[str, float] = {}
 
@@ -135,35 +159,30 @@ class Skipped:
                 f"{len(self.reasons)} of the first {images_seen} images cannot be read, more than {self.max_share:.0%} "
                 f"(--max_unreadable); they are listed in {self.folder.path / 'skipped.txt'}; the newest: {path}: {reason}"
             )
-        console.print(f"skipped {len(fresh)} unreadable image(s), {len(self.reasons)} in all: {path}: {reason}", markup=False)
+        console.print(
+            f"skipped {len(fresh)} unreadable image(s), {len(self.reasons)} in all: {path}: {reason}",
+            markup=False,
+        )
 
     def _write(self) -> None:
         if self.reasons:
-            self.folder.write_text("skipped.txt", "".join(f"{path}\t{reason}\n" for path, reason in self.reasons.items()))
+            self.folder.write_text(
+                "skipped.txt", "".join(f"{path}\t{reason}\n" for path, reason in self.reasons.items())
+            )
 
 
 def _build_method(settings: PretrainSettings, spec: TrunkSpec) -> Method:
     with seeded(STREAM_WEIGHTS, settings.seed):
         trunk = Trunk(spec, settings.model.pretrained)
         method = Mcl(
-            trunk, settings.model, settings.method, settings.seed, settings.loop.precision, settings.loop.channels_last
+            trunk,
+            settings.model,
+            settings.method,
+            settings.seed,
+            settings.loop.precision,
+            settings.loop.channels_last,
         )
     return method.to(memory_format=torch.channels_last) if settings.loop.channels_last else method
-
-
-def _same_settings(folder: RunFolder, settings: PretrainSettings) -> None:
-    """Refuse to resume with other settings than the run was started with (schedule and loop pace aside)."""
-    import yaml
-
-    saved = yaml.safe_load((folder.path / CONFIG).read_text("utf-8"))
-    now = yaml.safe_load(dump(settings))
-    free = {"resume", "overwrite", "out", "data", "data_root", "loop", "recipe"}
-    for key in sorted(set(saved) | set(now)):
-        if key not in free and saved.get(key) != now.get(key):
-            raise UserError(
-                f"--resume: {key} was {saved.get(key)} in {folder.path / CONFIG}, now {now.get(key)}; "
-                f"give the same settings, e.g. --config {folder.path / CONFIG}"
-            )
 
 
 def _first_canvases(method: Mcl, dataset: UnlabeledImages, settings: PretrainSettings):
@@ -177,12 +196,18 @@ def _first_canvases(method: Mcl, dataset: UnlabeledImages, settings: PretrainSet
 def _say_start(settings: PretrainSettings, images: int, total: int, per_epoch: int) -> None:
     montages = count_montages(settings.batch, settings.method.scales, settings.method.repeats)
     listed = ", ".join(f"{count} of scale {scale}" for scale, count in montages.items())
-    console.print(f"{images:,} images, {total:,} steps of {settings.batch} ({total / per_epoch:.1f} epochs); canvases a view: {listed}")
+    console.print(
+        f"{images:,} images, {total:,} steps of {settings.batch} ({total / per_epoch:.1f} epochs); canvases a view: {listed}"
+    )
     uneven = [
         f"scale {s}: {count * s * s} tiles" for s, count in montages.items()
         if count * s * s % settings.batch
     ]  # fmt: skip
     if uneven:
-        console.print(f"batch {settings.batch} does not fill whole montages, so images are tiles unequally often ({'; '.join(uneven)})")
+        console.print(
+            f"batch {settings.batch} does not fill whole montages, so images are tiles unequally often ({'; '.join(uneven)})"
+        )
     if images < settings.batch:
-        console.print(f"fewer images than a batch: every batch repeats some of the {images} (a repeated image counts as a negative of itself)")
+        console.print(
+            f"fewer images than a batch: every batch repeats some of the {images} (a repeated image counts as a negative of itself)"
+        )

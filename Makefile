@@ -1,0 +1,25 @@
+# `make demo` and `make test` need only Python 3.10+; both use the same .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test clean
+
+$(VENV)/.demo: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchvision
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/mcl demo --out runs/demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest tests
+
+clean:
+	rm -rf $(VENV) runs

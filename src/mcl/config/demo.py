@@ -1,0 +1,21 @@
+"""Settings of ``mcl demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from mcl.config.base import Command
+
+
+class DemoSettings(Command):
+    """The whole path on the embedded data set: pre-train, fine-tune from the trunk and from scratch, compare."""
+
+    out: Path = Field(
+        Path("runs/demo"), description="Folder for the data set and the three runs; continued if it is there."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random.")
+    pretrain_steps: int = Field(150, ge=1, description="Steps of pre-training.")
+    finetune_steps: int = Field(450, ge=1, description="Steps of each fine-tuning.")
+    threads: int | None = Field(None, ge=1, description="CPU threads of torch; none: as torch chooses.")

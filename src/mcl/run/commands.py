@@ -1,0 +1,15 @@
+"""Every command once: where its settings and its function are. Imports nothing, so that ``mcl --help`` is quick."""
+
+from __future__ import annotations
+
+# name -> (module of the settings, class, module of the function, function, one line)
+COMMANDS: dict[str, tuple[str, str, str, str, str]] = {
+    "pretrain": ("mcl.config.pretrain", "PretrainSettings", "mcl.run.pretrain", "pretrain", "unlabeled images -> pre-trained trunk"),
+    "finetune": ("mcl.config.finetune", "FinetuneSettings", "mcl.run.finetune", "finetune", "trunk + boxes -> detector and its AP"),
+    "evaluate": ("mcl.config.finetune", "EvaluateSettings", "mcl.run.evaluate", "evaluate", "AP of a fine-tuned detector"),
+    "export": ("mcl.config.export", "ExportSettings", "mcl.run.export", "export", "trunk -> weights for other libraries"),
+    "demo": ("mcl.config.demo", "DemoSettings", "mcl.run.demo", "demo", "the whole path on an embedded data set"),
+    "data demo": ("mcl.config.data", "DataDemoSettings", "mcl.run.data", "data_demo", "write the embedded demo data set"),
+    "data trees": ("mcl.config.data", "DataTreesSettings", "mcl.run.data", "data_trees", "write the trees data set (deepforest)"),
+    "data compose": ("mcl.config.data", "DataComposeSettings", "mcl.run.data", "data_compose", "scenes from cut-outs and backgrounds"),
+}  # fmt: skip

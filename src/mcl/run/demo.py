@@ -1,0 +1,116 @@
+"""``mcl demo``: the whole path on the embedded data set, and both APs side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from mcl.config.base import dump, from_values
+from mcl.config.data import DataDemoSettings
+from mcl.config.demo import DemoSettings
+from mcl.config.finetune import FinetuneSettings
+from mcl.config.pretrain import PretrainSettings
+from mcl.engine.logging import console, duration
+from mcl.engine.run_folder import CONFIG, RunFolder
+from mcl.errors import UserError
+from mcl.run.data import data_demo
+from mcl.run.evaluate import percent
+from mcl.run.finetune import finetune
+from mcl.run.pretrain import pretrain
+from mcl.run.resume import require_same_settings
+
+
+def demo(settings: DemoSettings) -> dict[str, Any]:
+    """Make the data, pre-train, fine-tune twice with the same schedule, print a table.
+
+    What an earlier call in the same folder finished is kept, what it left half-way is resumed.
+
+    Returns:
+        ``{"pretrain": ..., "pretrained": ..., "scratch": ...}``, the three summaries.
+    """
+    out = settings.out
+    _same_demo(settings)
+    data, runs = out / "data", {name: out / name for name in ("pretrain", "pretrained", "scratch")}
+    _stage(
+        "1/4 data set", data / "train.json", lambda: data_demo(from_values(DataDemoSettings, {"out": data}))
+    )
+    loop = {"threads": settings.threads}
+    summaries = {
+        "pretrain": _run("2/4 pre-training", runs["pretrain"], pretrain, PretrainSettings, {
+            "data": data / "unlabeled", "recipe": "mcl-tiny-128", "seed": settings.seed,
+            "schedule": {"steps": settings.pretrain_steps}, "loop": loop,
+        })
+    }  # fmt: skip
+    shared = {
+        "train": data / "train.json", "val": data / "test.json", "images": data, "recipe": "finetune-demo",
+        "seed": settings.seed, "schedule": {"steps": settings.finetune_steps}, "loop": loop,
+    }  # fmt: skip
+    starts = {
+        "pretrained": ("3/4 fine-tuning from the trunk", {"trunk": str(runs["pretrain"])}),
+        "scratch": ("4/4 fine-tuning from scratch", {"trunk": "none", "like": runs["pretrain"]}),
+    }
+    for name, (title, start) in starts.items():
+        summaries[name] = _run(title, runs[name], finetune, FinetuneSettings, {**shared, **start})
+    _print_table(summaries, out)
+    return summaries
+
+
+def _same_demo(settings: DemoSettings) -> None:
+    """Finished stages are kept, so the folder must have been made with these settings."""
+    folder = RunFolder(settings.out)
+    if (folder.path / CONFIG).exists():
+        require_same_settings(folder, settings, free=("out", "threads"))
+        return
+    if folder.path.is_dir() and any(folder.path.iterdir()):
+        raise UserError(f"--out {folder.path}: not empty and not a demo of mcl; choose another folder")
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write_text(CONFIG, dump(settings))
+    except OSError as error:
+        raise UserError(f"--out {folder.path}: cannot be written: {error.strerror}") from None
+
+
+def _stage(title: str, result: Path, work: Callable[[], Any]) -> None:
+    console.rule(title, align="left")
+    if result.exists():
+        console.print(f"kept from an earlier call: {result}", markup=False)
+        return
+    made = work()
+    if isinstance(made, dict) and "message" in made:
+        console.print(made["message"].splitlines()[0], markup=False)
+
+
+def _run(title: str, folder: Path, command: Callable, kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    resume = (folder / "checkpoints" / "last.pt").exists()
+    settings = {**values, "out": folder, "resume": resume, "overwrite": folder.exists() and not resume}
+    _stage(title, folder / "summary.json", lambda: command(from_values(kind, settings)))
+    return json.loads((folder / "summary.json").read_text("utf-8"))
+
+
+def _print_table(summaries: dict[str, dict[str, Any]], out: Path) -> None:
+    console.rule("result", align="left")
+    table = Table(title="Mask R-CNN on objects and backgrounds never seen in training", title_justify="left")
+    table.add_column("start")
+    for column in ("box AP", "box AP50", "mask AP", "pre-training", "fine-tuning", "images/s"):
+        table.add_column(column, justify="right")
+    before = summaries["pretrain"]["cost"]["seconds"]
+    for name, label in (("scratch", "from scratch"), ("pretrained", "pre-trained trunk (MCL)")):
+        row, cost = summaries[name], summaries[name]["cost"]
+        table.add_row(
+            label, percent(row["box_AP"]), percent(row["box_AP50"]), percent(row["mask_AP"]),
+            duration(before) if name == "pretrained" else "-", duration(cost["seconds"]), f"{cost['images_per_second']:.1f}",
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        "One seed and minutes of training: this shows the path, not what pre-training is worth "
+        "(docs/results.md has runs with several seeds).", markup=False,
+    )  # fmt: skip
+    for name, what in (
+        ("pretrain/montage.png", "what pre-training sees"), ("pretrained/detections.png", "ground truth beside predictions"),
+        ("data/preview.png", "the data set"),
+    ):  # fmt: skip
+        console.print(f"  {out / name}: {what}", markup=False)

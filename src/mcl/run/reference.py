@@ -1,0 +1,91 @@
+"""docs/reference.md, written from the settings themselves: ``python -m mcl.run.reference > docs/reference.md``."""
+
+from __future__ import annotations
+
+import importlib
+import types
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic_core import PydanticUndefined
+
+from mcl.config.base import Command, flat_fields, read_recipe, recipe_names
+from mcl.run.commands import COMMANDS
+
+
+def reference() -> str:
+    """All commands, settings and recipes as Markdown."""
+    parts = [
+        "# Reference\n",
+        "Written by `python -m mcl.run.reference`; do not edit.\n",
+        "Command line over `--config FILE` over `--recipe NAME` over the defaults below. Every command has a twin in "
+        "Python (`mcl.pretrain(data=..., out=..., **{\"optim.lr\": 0.1})`).\n",
+    ]
+    for name, (module, settings, _, _, summary) in COMMANDS.items():
+        command = getattr(importlib.import_module(module), settings)
+        parts.append(f"## mcl {name}\n\n{summary[0].upper()}{summary[1:]}.\n\n{_table(command)}\n")
+    parts.append("## Recipes\n")
+    for recipe in recipe_names():
+        about = _first_comment(recipe)
+        parts.append(f"- `{recipe}` ({len(list(read_recipe(recipe)))} groups of settings): {about}")
+    return "\n".join(parts) + "\n"
+
+
+def _table(command: type[Command]) -> str:
+    own_defaults = {n: f.get_default(call_default_factory=True) for n, f in command.model_fields.items()}
+    rows = ["| setting | type | default | what it does |", "|---|---|---|---|"]
+    for name, field in flat_fields(command):
+        section, _, leaf = name.rpartition(".")
+        default = getattr(own_defaults[section], leaf) if section else field.default
+        shown = "required" if default is PydanticUndefined else f"`{_plain(default)}`"
+        rows.append(f"| `--{name}` | {_type(field)} | {shown} | {field.description} |")
+    return "\n".join(rows)
+
+
+def _type(field: Any) -> str:
+    limits = [_limit(m) for m in field.metadata if _limit(m)]
+    return ", ".join([_type_name(field.annotation), *limits]).replace("|", "or")
+
+
+def _type_name(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        limits = [_limit(m) for info in arguments[1:] for m in getattr(info, "metadata", []) if _limit(m)]
+        return " ".join([_type_name(arguments[0]), *limits])
+    if origin is Literal:
+        return ", ".join(str(a) for a in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join("none" if a is type(None) else _type_name(a) for a in arguments)
+    if origin is not None:
+        return f"{origin.__name__} of {', '.join(dict.fromkeys(_type_name(a) for a in arguments if a is not ...))}"
+    return {Path: "path"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _limit(metadata: Any) -> str:
+    for attribute, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("multiple_of", "multiple of")):
+        value = getattr(metadata, attribute, None)
+        if value is not None:
+            return f"{sign} {value}"
+    return ""
+
+
+def _plain(default: Any) -> str:
+    if default is None:
+        return "none"
+    if isinstance(default, float):
+        return f"{default:.4g}"
+    if isinstance(default, tuple | list):
+        return "[" + ", ".join(_plain(item) for item in default) + "]"
+    return str(default)
+
+
+def _first_comment(recipe: str) -> str:
+    from importlib import resources
+
+    lines = (resources.files("mcl.recipes") / f"{recipe}.yaml").read_text("utf-8").splitlines()
+    comment = [line.lstrip("# ") for line in lines if line.startswith("#")]
+    return " ".join(comment)
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
