@@ -56,6 +56,7 @@ def test_counts_of_the_paper_and_of_batches_that_do_not_fit():
     assert count_montages(4096, SCALES) == {1: 4096, 2: 1024, 4: 256, 8: 128}
     assert count_montages(3, SCALES) == {1: 3, 2: 1, 4: 1, 8: 1}
     assert count_montages(64, SCALES, {4: 4}) == {1: 64, 2: 16, 4: 16, 8: 1}
+    assert count_montages(64, SCALES, fixed={2: 3}) == {1: 64, 2: 3, 4: 4, 8: 2}
 
 
 def test_normalisation_is_that_of_the_authors():

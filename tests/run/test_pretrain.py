@@ -181,7 +181,7 @@ def test_unreadable_images_are_skipped_counted_and_listed(tmp_path):
         (["--data", ".", "--lr", "3"], "did you mean 'optim.lr'"),
         (["--data", ".", "--recipe", "mcl-r18"], "did you mean 'mcl-r18-64'"),
         (["--data", ".", "--image_size", "100"], "multiple of 32"),
-        (["--data", ".", "--method.scales", "[1,4]"], "must not leave one out"),
+        (["--data", ".", "--method.scales", "1,4"], "scales must be the first one to four"),
         (["--data", ".", "--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )

@@ -11,7 +11,7 @@ from mcl.config.base import Command, Section
 from mcl.config.optim import LoopSettings, OptimSettings, ScheduleSettings
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Scale = Literal[1, 2, 4, 8]
+SCALES = [1, 2, 4, 8]
 
 
 class ViewSettings(Section):
@@ -63,11 +63,14 @@ class ModelSettings(Section):
 class MethodSettings(Section):
     """Multi-level contrastive learning."""
 
-    scales: list[Scale] = Field(
+    scales: list[int] = Field(
         [1, 2, 4, 8], description="Tiles per side of the montages; 1 is the full-size image."
     )
-    repeats: dict[int, int] = Field(
+    repeats: dict[int, Annotated[int, Field(ge=1)]] = Field(
         {8: 2}, description="scale: how often a batch's image is a tile of it (default once)."
+    )
+    montages: dict[int, Annotated[int, Field(ge=1)]] | None = Field(
+        None, description="scale: number of montages a process, whatever the batch; before repeats."
     )
     level_weights: list[float] | None = Field(
         None, description="Loss weight of each scale; none: 1/2, 1/4, 1/8, 1/8 (halved, the last twice)."
@@ -91,10 +94,11 @@ class MethodSettings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> MethodSettings:
-        if sorted(set(self.scales)) != self.scales or self.scales[0] != 1:
-            raise ValueError(f"scales must ascend from 1 without repetition, got {self.scales}")
-        if self.scales != [1, 2, 4, 8][: len(self.scales)]:
-            raise ValueError(f"scales must not leave one out, got {self.scales}")
+        if not self.scales or self.scales != SCALES[: len(self.scales)]:
+            raise ValueError(f"scales must be the first one to four of {SCALES}, got {self.scales}")
+        for name, counts in (("repeats", self.repeats), ("montages", self.montages or {})):
+            if unknown := set(counts) - set(SCALES[1:]):
+                raise ValueError(f"{name}: no scale {unknown.pop()}; montages have scale 2, 4 or 8")
         if self.level_weights is not None and len(self.level_weights) != len(self.scales):
             raise ValueError(f"level_weights needs one number for each of {len(self.scales)} scales")
         if self.target_canvases == "full" and self.assignment != "top":

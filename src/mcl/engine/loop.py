@@ -107,6 +107,7 @@ class _Runner:
         self.waited = 0.0
         self.saved_step = start_step if start_step else None
         self.pending: list[dict[str, Tensor | float]] = []
+        self.warned = False
         self.interval = (self.started, 0.0)  # (start, data wait then) of the steps since the last line
 
     def run(self, batches: Callable[[int], Iterator[Any]]) -> LoopSummary:
@@ -153,8 +154,10 @@ class _Runner:
         metrics.write(done, values)
         display.log(done, describe(values, (self.total_steps - done) * self.seconds / ran))
         warning = self.trainable.watch(values)
-        if warning:
+        # Said when it begins, not in every line until it is over.
+        if warning and not self.warned:
             display.say(f"warning, step {done}: {warning}", style="yellow")
+        self.warned = bool(warning)
 
     def _averages(self, done: int) -> dict[str, float]:
         """Means over the steps since the last line, fetched from the device at once."""

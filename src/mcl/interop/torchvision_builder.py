@@ -85,7 +85,7 @@ def builder_source(detector: FasterRCNN, plan: Any, weights: str) -> str:
     anchors = detector.rpn.anchor_generator
     widths = [(64 if shape.block == "basic" else 256) * 2**i for i in range(4)]
     return CODE.format(
-        weights=weights, labels=", ".join(f"{i} {name}" for i, name in enumerate(plan.names, 1)).replace('"', "'"),
+        weights=_harmless(weights), labels=_harmless(", ".join(f"{i} {name}" for i, name in enumerate(plan.names, 1))),
         channels=plan.spec.pyramid_channels, classes=len(plan.names) + 1, roi_scale=roi.box_roi_pool.canonical_scale, resnet=resnet,
         widths=widths, ratios=_plain(anchors.aspect_ratios), anchors=_plain(anchors.sizes), rpn_convs=len(detector.rpn.head.conv),
         roi_size=roi.box_roi_pool.output_size[0], convs=plan.spec.head_convs, fc=plan.settings.fc_channels,
@@ -94,6 +94,11 @@ def builder_source(detector: FasterRCNN, plan: Any, weights: str) -> str:
         pre_nms=plan.settings.pre_nms_test, proposals=plan.settings.proposals_test,
         score=roi.score_thresh, nms=roi.nms_thresh, most=roi.detections_per_img, masks=masks,
     )  # fmt: skip
+
+
+def _harmless(text: str) -> str:
+    """Names of classes and files go into a docstring; they must not end it."""
+    return " ".join(text.replace("\\", "/").replace('"', "'").split())
 
 
 def _plain(rows: Any) -> tuple[tuple[float, ...], ...]:

@@ -72,9 +72,13 @@ class Mcl(Method):
         loss = total_loss(list(levels.values()))
         return loss, self._numbers(levels, spread)
 
+    def montages(self, batch: int) -> dict[int, int]:
+        """scale -> number of montages of a view, for a batch on this process."""
+        return count_montages(batch, self.scales, self.settings.repeats, self.settings.montages)
+
     def draw_shuffle(self, batch: int, step: int, view: int, rank: int = 0) -> Shuffle:
         """Which image is on which tile: a function of (seed, step, rank, view, scale)."""
-        montages = count_montages(batch, self.scales, self.settings.repeats)
+        montages = self.montages(batch)
         permutations = {
             scale: draw_permutation(
                 scale, montages[scale], generator_for(STREAM_MONTAGE, self.seed, step, rank, view, scale)

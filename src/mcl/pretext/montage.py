@@ -22,7 +22,12 @@ class Shuffle:
     labels: Mapping[int, Tensor]
 
 
-def count_montages(batch: int, scales: Sequence[int], repeats: Mapping[int, int] = REPEATS) -> dict[int, int]:
+def count_montages(
+    batch: int,
+    scales: Sequence[int],
+    repeats: Mapping[int, int] = REPEATS,
+    fixed: Mapping[int, int] | None = None,
+) -> dict[int, int]:
     """Montages of each scale (method: Montages).
 
     Every image is a tile once for scales 1, 2, 4 and twice for 8, so a batch of N makes N, N/4, N/16, N/32.
@@ -32,10 +37,12 @@ def count_montages(batch: int, scales: Sequence[int], repeats: Mapping[int, int]
         batch: images on this process.
         scales: tiles per side.
         repeats: scale -> how often an image is a tile; once where it names no number.
+        fixed: scale -> number of montages, whatever the batch; comes before ``repeats``.
     """
     counts = {}
     for scale in scales:
-        counts[scale] = batch if scale == 1 else max(1, batch * repeats.get(scale, 1) // scale**2)
+        fitting = max(1, batch * repeats.get(scale, 1) // scale**2)
+        counts[scale] = batch if scale == 1 else (fixed or {}).get(scale, fitting)
     return counts
 
 

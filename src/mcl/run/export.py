@@ -74,7 +74,10 @@ def _writer(settings: ExportSettings, parts: str) -> tuple[Writer, tuple[str, ..
 def _detector(settings: ExportSettings) -> tuple[Exported, list[Path]]:
     from mcl.interop.detector_format import builder_name, write_onnx, write_torchvision_detector
 
-    detector, plan = load_detector(settings.trunk)
+    try:
+        detector, plan = load_detector(settings.trunk)
+    except UserError as error:
+        raise UserError(f"--to {settings.to} needs a fine-tuned detector (run folder of mcl finetune): {error}") from None
     companions = () if settings.to == "onnx" else (builder_name(settings.out),)
     with staged(settings.out, companions, settings.overwrite) as aside:
         path = aside / settings.out.name

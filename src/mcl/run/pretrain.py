@@ -22,7 +22,6 @@ from mcl.errors import RunFailed
 from mcl.methods.base import Method
 from mcl.methods.mcl import Mcl
 from mcl.nn.trunk import FILE_NAME, Trunk, TrunkSpec, save_trunk
-from mcl.pretext.montage import count_montages
 from mcl.report.montage import draw_montages
 from mcl.run.resume import require_same_settings
 
@@ -61,7 +60,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     dataset = UnlabeledImages(
         paths, TileMaker(settings.views, settings.method.scales, settings.image_size, settings.seed)
     )
-    _say_start(settings, len(paths), total, per_epoch)
+    _say_start(settings, method.montages(settings.batch), len(paths), total, per_epoch)
     draw_montages(folder.path / "montage.png", *_first_canvases(method, dataset, settings))
 
     def batches(start_step: int) -> Iterator[Any]:
@@ -193,8 +192,9 @@ def _first_canvases(method: Mcl, dataset: UnlabeledImages, settings: PretrainSet
     return batch["tiles"], shuffles
 
 
-def _say_start(settings: PretrainSettings, images: int, total: int, per_epoch: int) -> None:
-    montages = count_montages(settings.batch, settings.method.scales, settings.method.repeats)
+def _say_start(
+    settings: PretrainSettings, montages: Mapping[int, int], images: int, total: int, per_epoch: int
+) -> None:
     listed = ", ".join(f"{count} of scale {scale}" for scale, count in montages.items())
     console.print(
         f"{images:,} images, {total:,} steps of {settings.batch} ({total / per_epoch:.1f} epochs); canvases a view: {listed}"
