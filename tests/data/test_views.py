@@ -10,6 +10,7 @@ from mcl.config.pretrain import ViewSettings
 from mcl.data.loader import StepSampler, step_batches
 from mcl.data.sources import find_images
 from mcl.data.views import TileMaker, UnlabeledImages, collate_tiles
+from mcl.errors import RunFailed
 
 SCALES = (1, 2, 4)
 STILL = {
@@ -98,3 +99,14 @@ def picture_of(path):
     from mcl.data.decode import read_image
 
     return read_image(path)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_raises_stays_one_line(tmp_path, workers):
+    paths = find_images(picture_folder(tmp_path, 3))
+    for path in paths:
+        path.write_bytes(b"")
+    dataset = UnlabeledImages(paths, TileMaker(ViewSettings(), SCALES, 32, 0))
+    with pytest.raises(RunFailed, match="^none of the 3 images can be read any more") as caught:
+        next(step_batches(dataset, 2, 0, 0, 1, workers, collate_tiles))
+    assert "\n" not in str(caught.value)

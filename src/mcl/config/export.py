@@ -10,7 +10,9 @@ from pydantic_settings import CliPositionalArg
 
 from mcl.config.base import Command
 
-Format = Literal["torchvision", "torchvision-resnet", "timm", "detectron2", "mmdetection", "safetensors", "onnx"]
+Format = Literal[
+    "torchvision", "torchvision-resnet", "timm", "detectron2", "mmdetection", "safetensors", "onnx"
+]
 Parts = Literal["backbone", "backbone+pyramid", "backbone+pyramid+head"]
 
 
@@ -28,6 +30,8 @@ class ExportSettings(Command):
     out: Path = Field(description="File to write (timm: folder); what goes with it is written beside it.")
     parts: Parts | None = Field(None, description="Parts of the trunk to write; none: all that were trained.")
     content: Literal["trunk", "detector"] = Field(
-        "trunk", alias="with", description="detector: all of a fine-tuned detector (torchvision; onnx always writes it)."
+        "trunk",
+        alias="with",
+        description="detector: all of a fine-tuned detector (torchvision; onnx always writes it).",
     )
     overwrite: bool = Field(False, description="Replace what is at out.")

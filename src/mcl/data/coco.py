@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,17 +194,6 @@ def collate(items: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor
     """Lists instead of stacked tensors: images and targets differ in size."""
     images, targets = zip(*items, strict=True)
     return list(images), list(targets)
-
-
-def plain_errors(batches: Iterable[Any]) -> Iterator[Any]:
-    """Batches of a DataLoader, with a worker's ``UserError`` as the one line that it was.
-
-    (A DataLoader wraps what a worker raises into the text of a traceback.)
-    """
-    try:
-        yield from batches
-    except UserError as error:
-        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
 
 
 def _draw() -> tuple[int, float]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mcl.data.random import STREAM_ORDER, generator_for
+from mcl.errors import UserError
 
 
 def steps_per_epoch(images: int, batch: int) -> int:
@@ -65,4 +66,15 @@ def step_batches(
         # The default would draw a base seed from the global generator, which the training also uses.
         generator=torch.Generator().manual_seed(0),
     )
-    return iter(loader)
+    return plain_errors(loader)
+
+
+def plain_errors(batches: Iterable[Any]) -> Iterator[Any]:
+    """Batches of a DataLoader, with a worker's ``UserError`` as the one line that it was.
+
+    (A DataLoader wraps what a worker raises into the text of a traceback.)
+    """
+    try:
+        yield from batches
+    except UserError as error:
+        raise type(error)(str(error).strip().rpartition(f"{type(error).__name__}: ")[2]) from None

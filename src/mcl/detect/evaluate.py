@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.models.detection import FasterRCNN
 
-from mcl.data.coco import CocoDetection, collate, plain_errors
+from mcl.data.coco import CocoDetection, collate
 from mcl.data.coco_json import CocoScenes
+from mcl.data.loader import plain_errors
 from mcl.detect.forward import detect, to_canvas
 
 # faster-coco-eval's names of COCO's 12 numbers -> ours

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 
-from mcl.data.coco import CocoDetection, plain_errors
+from mcl.data.coco import CocoDetection
+from mcl.data.loader import plain_errors
 from mcl.detect.detector import head_convs
 from mcl.detect.forward import canvas_of, to_canvas
 

@@ -55,12 +55,21 @@ def write_onnx(detector: FasterRCNN, image_size: int, path: Path) -> Exported:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> dict[str, Tensor]:
-        return {n: torch.from_numpy(v) for n, v in zip(names, session.run(None, {"image": image.numpy()}), strict=True)}
+        return {
+            n: torch.from_numpy(v)
+            for n, v in zip(names, session.run(None, {"image": image.numpy()}), strict=True)
+        }
 
     differences, seen = _check(detector, run, image_size)
     _, report = match(detector.state_dict(), detector.state_dict(), ("",))
     count = f"onnxruntime {onnxruntime.__version__} on {seen}"
-    return Exported(report, differences, count, unit=UNIT, notes=[f"opset {OPSET}; input: image (3, height, width), RGB in 0..1"])
+    return Exported(
+        report,
+        differences,
+        count,
+        unit=UNIT,
+        notes=[f"opset {OPSET}; input: image (3, height, width), RGB in 0..1"],
+    )
 
 
 def builder_name(out: Path) -> str:
@@ -84,16 +93,22 @@ def write_torchvision_detector(detector: FasterRCNN, plan: Any, path: Path) -> E
     code = path.with_name(builder_name(path))
     code.write_text(code_text, "utf-8")
     receiver = load_builder(code)()
-    fits, report = match(receiver.state_dict(), torch.load(path, map_location="cpu", weights_only=True), ("",))
+    fits, report = match(
+        receiver.state_dict(), torch.load(path, map_location="cpu", weights_only=True), ("",)
+    )
     report.require_complete("export", allow_partial=False)
     receiver.load_state_dict(fits)
     receiver.eval()
     differences, seen = _check(detector, lambda image: receiver([image])[0], plan.image_size)
     kind = f"torchvision's {type(receiver).__name__} ({code.name}) on {seen}"
-    return Exported(report, differences, kind, unit=UNIT, notes=[f"{code.name} builds the detector without mcl: build()"])
+    return Exported(
+        report, differences, kind, unit=UNIT, notes=[f"{code.name} builds the detector without mcl: build()"]
+    )
 
 
-def _check(detector: FasterRCNN, other: Callable[[Tensor], Mapping[str, Tensor]], size: int) -> tuple[dict[str, float], str]:
+def _check(
+    detector: FasterRCNN, other: Callable[[Tensor], Mapping[str, Tensor]], size: int
+) -> tuple[dict[str, float], str]:
     """Compare detections on three images; returns the largest differences and how many detections were compared."""
     differences: dict[str, float] = {}
     compared = 0
@@ -115,14 +130,18 @@ def _three_images(detector: FasterRCNN, size: int) -> list[Tensor]:
     return images
 
 
-def _compare_detections(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], differences: dict[str, float]) -> int:
+def _compare_detections(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], differences: dict[str, float]
+) -> int:
     """Match each detection with the nearest of the same label; nearly all must have one.
 
     A detection on the threshold, or one of two of equal score, may fall out on one side alone: one in fifty may.
     """
     count = len(ours["scores"])
     if abs(count - len(theirs["scores"])) > max(1, count // 50):
-        raise RunFailed(f"export check failed: {count} detections here, {len(theirs['scores'])} there; nothing was written")
+        raise RunFailed(
+            f"export check failed: {count} detections here, {len(theirs['scores'])} there; nothing was written"
+        )
     if count == 0 or len(theirs["scores"]) == 0:
         return 0
     # (n, 4) and (m, 4) -> (n, m)
@@ -130,12 +149,19 @@ def _compare_detections(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
     apart = apart + 1e6 * (ours["labels"][:, None] != theirs["labels"][None])
     apart = apart + (ours["scores"][:, None] - theirs["scores"][None]).abs()
     nearest = apart.argmin(dim=1)
-    values = {name: (ours[name].float() - theirs[name][nearest].float()).abs().flatten(1 if ours[name].dim() > 1 else 0) for name in theirs}
+    values = {
+        name: (ours[name].float() - theirs[name][nearest].float())
+        .abs()
+        .flatten(1 if ours[name].dim() > 1 else 0)
+        for name in theirs
+    }
     worst = {name: value.amax(dim=1) if value.dim() > 1 else value for name, value in values.items()}
     good = torch.stack([worst[name] <= TOLERANCES.get(name, 1e-4) for name in worst]).all(dim=0)
     if int((~good).sum()) > max(1, count // 50):
         listed = ", ".join(f"{name} {float(value.max()):.1e}" for name, value in worst.items())
-        raise RunFailed(f"export check failed: {int((~good).sum())} of {count} detections differ ({listed}); nothing was written")
+        raise RunFailed(
+            f"export check failed: {int((~good).sum())} of {count} detections differ ({listed}); nothing was written"
+        )
     for name, value in worst.items():
         differences[name] = max(differences.get(name, 0.0), float(value[good].max()) if good.any() else 0.0)
     return int(good.sum())

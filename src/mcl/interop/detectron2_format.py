@@ -15,11 +15,10 @@ from mcl.interop.detectron2_config import mask_rcnn_config, retinanet_config
 from mcl.interop.detectron2_names import from_caffe2, from_detectron2, to_detectron2
 from mcl.interop.detectron2_pickle import as_array, read_pickle, write_pickle
 from mcl.interop.detectron2_shapes import rcnn_shapes
-from mcl.interop.exported import Exported, TrunkSource, require_resnet, same_tensors
+from mcl.interop.exported import Exported, TrunkSource, require_receiver, same_tensors
 from mcl.interop.load_report import match
 from mcl.interop.resnet_shape import ResnetShape
 
-OTHERS = ("timm", "safetensors")
 DEPTHS = {
     ("basic", (2, 2, 2, 2)): 18, ("basic", (3, 4, 6, 3)): 34, ("bottleneck", (3, 4, 6, 3)): 50,
     ("bottleneck", (3, 4, 23, 3)): 101, ("bottleneck", (3, 8, 36, 3)): 152,
@@ -49,12 +48,18 @@ def write_detectron2(source: TrunkSource, path: Path) -> Exported:
     wanted = rcnn_shapes(shape, source.spec.pyramid_channels, source.spec.head_convs, source.spec.window)
     _, report = match(wanted, tensors, tuple(tensors))
     report.require_complete("export", allow_partial=False)
-    content = {"model": {name: as_array(tensor) for name, tensor in tensors.items()}, "__author__": AUTHOR, "matching_heuristics": True}
+    content = {
+        "model": {name: as_array(tensor) for name, tensor in tensors.items()},
+        "__author__": AUTHOR,
+        "matching_heuristics": True,
+    }
     write_pickle(path, content)
     same_tensors(source.state, read_detectron2(path)[0])
     configs = mask_rcnn_config(source, shape, depth), retinanet_config(source, shape, depth)
     for name, config in zip(config_names(path), configs, strict=True):
-        (path.with_name(name)).write_text(_HEADER.format(name=path.name) + yaml.safe_dump(config, sort_keys=False), "utf-8")
+        (path.with_name(name)).write_text(
+            _HEADER.format(name=path.name) + yaml.safe_dump(config, sort_keys=False), "utf-8"
+        )
     return Exported(
         report, {}, "names and shapes are those of Detectron2's documentation; every tensor read back bit for bit",
         config_names(path), ["RGB input, pixel std and stride in the 3x3 are set in the YAML: use it, Detectron2's defaults differ"],
@@ -81,7 +86,11 @@ def read_detectron2(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     zoo = "model" not in content  # Caffe2's files are the dictionary itself, or under "blobs"
     raw = content.get("blobs", content) if zoo else content["model"]
     author = "Caffe2" if zoo else str(content.get("__author__", "unknown"))
-    named = {from_caffe2(name) if zoo else name: value for name, value in raw.items() if not name.endswith("_momentum")}
+    named = {
+        from_caffe2(name) if zoo else name: value
+        for name, value in raw.items()
+        if not name.endswith("_momentum")
+    }
     state: dict[str, Tensor] = {}
     for name, value in named.items():
         ours = from_detectron2(name)
@@ -91,15 +100,18 @@ def read_detectron2(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     described = _described_input(path)
     if described is None and (zoo or "detectron2 model zoo" in author.lower()):
         described = ZOO_INPUT
-        notes.append("strides in the 1x1 convolutions (Caffe2's ResNet) cannot be expressed here: outputs differ")
+        notes.append(
+            "strides in the 1x1 convolutions (Caffe2's ResNet) cannot be expressed here: outputs differ"
+        )
     if described is not None:
-        notes += _to_rgb(state, described)
+        notes += to_rgb(state, described)
     elif author not in (AUTHOR, "torchvision"):
         notes.append("no YAML beside it says whether it wants RGB or BGR; taken as RGB with ImageNet's std")
     return state, notes
 
 
-def _to_rgb(state: dict[str, Tensor], described: Mapping[str, Any]) -> list[str]:
+def to_rgb(state: dict[str, Tensor], described: Mapping[str, Any]) -> list[str]:
+    """Turn the first convolution into one for RGB and ImageNet's std, in place; ``described``: FORMAT, PIXEL_STD."""
     stem, notes = "backbone.body.conv1.weight", []
     if stem not in state:
         return notes
@@ -121,14 +133,21 @@ def _described_input(path: Path) -> dict[str, Any] | None:
     try:
         content = yaml.safe_load(config.read_text("utf-8")) or {}
         std = (content.get("MODEL") or {}).get("PIXEL_STD", ZOO_INPUT["PIXEL_STD"])
-        return {"FORMAT": (content.get("INPUT") or {}).get("FORMAT", "BGR"), "PIXEL_STD": [float(x) for x in std]}
+        return {
+            "FORMAT": (content.get("INPUT") or {}).get("FORMAT", "BGR"),
+            "PIXEL_STD": [float(x) for x in std],
+        }
     except (yaml.YAMLError, AttributeError, TypeError, ValueError, UnicodeDecodeError):
         return None
 
 
 def _depth(source: TrunkSource) -> tuple[ResnetShape, int]:
     shape = ResnetShape.of(source.body)
-    plain = shape is not None and shape.stem_differs() is None and source.spec.backbone.startswith(("resn", "wide_resnet"))
+    plain = (
+        shape is not None
+        and shape.stem_differs() is None
+        and source.spec.backbone.startswith(("resn", "wide_resnet"))
+    )
     depth = DEPTHS.get((shape.block, shape.counts)) if plain else None
-    require_resnet(source, depth is not None, "detectron2", OTHERS)
+    require_receiver(source, depth is not None, "detectron2", "ResNets of depth 18, 34, 50, 101 and 152")
     return shape, depth

@@ -5,8 +5,16 @@ from __future__ import annotations
 import re
 
 #: rule of a block: (trunk's, Detectron2's)
-BLOCK = ((r"bn(\d)\.", r"conv\1.norm."), (r"downsample\.0\.", "shortcut."), (r"downsample\.1\.", "shortcut.norm."))
-BLOCK_BACK = ((r"conv(\d)\.norm\.", r"bn\1."), (r"shortcut\.norm\.", "downsample.1."), (r"shortcut\.", "downsample.0."))
+BLOCK = (
+    (r"bn(\d)\.", r"conv\1.norm."),
+    (r"downsample\.0\.", "shortcut."),
+    (r"downsample\.1\.", "shortcut.norm."),
+)
+BLOCK_BACK = (
+    (r"conv(\d)\.norm\.", r"bn\1."),
+    (r"shortcut\.norm\.", "downsample.1."),
+    (r"shortcut\.", "downsample.0."),
+)
 FPN = {"inner": "lateral", "layer": "output"}
 FPN_BACK = {theirs: ours for ours, theirs in FPN.items()}
 
@@ -32,7 +40,9 @@ def from_detectron2(name: str) -> str | None:
     if found := re.fullmatch(r"stem\.(.+)", name):
         return f"backbone.body.{_rename(found[1], BLOCK_BACK)}"
     if found := re.fullmatch(r"fpn_(lateral|output)(\d)\.(norm\.)?(\w+)", name):
-        return f"backbone.fpn.{FPN_BACK[found[1]]}_blocks.{int(found[2]) - 2}.{int(bool(found[3]))}.{found[4]}"
+        return (
+            f"backbone.fpn.{FPN_BACK[found[1]]}_blocks.{int(found[2]) - 2}.{int(bool(found[3]))}.{found[4]}"
+        )
     if found := re.fullmatch(r"(?:roi_heads\.)?box_head\.conv(\d+)\.(norm\.)?(\w+)", name):
         return f"roi_heads.box_head.{int(found[1]) - 1}.{int(bool(found[2]))}.{found[3]}"
     return None
@@ -42,7 +52,12 @@ def from_caffe2(name: str) -> str:
     """Caffe2's ``res2_0_branch2a_bn_s`` -> Detectron2's ``res2.0.conv1.norm.weight`` (backbone only)."""
     name = re.sub(r"^res_conv1_bn_", "conv1_bn_", name)
     name = re.sub(r"^conv1_", "stem_conv1_", name)
-    for theirs, ours in (("branch1", "shortcut"), ("branch2a", "conv1"), ("branch2b", "conv2"), ("branch2c", "conv3")):
+    for theirs, ours in (
+        ("branch1", "shortcut"),
+        ("branch2a", "conv1"),
+        ("branch2b", "conv2"),
+        ("branch2c", "conv3"),
+    ):
         name = name.replace(theirs, ours)
     for end, leaf in (("_bn_s", ".norm.weight"), ("_bn_b", ".norm.bias"), ("_w", ".weight"), ("_b", ".bias")):
         if name.endswith(end):

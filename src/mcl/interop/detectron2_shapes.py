@@ -38,7 +38,10 @@ def rcnn_shapes(shape: ResnetShape, channels: int, convs: int, pooled: int) -> d
     sizes |= _plain("proposal_generator.rpn_head.anchor_deltas", 4 * ANCHORS, channels, 1, 1)
     for i in range(4):
         sizes |= _conv(f"roi_heads.mask_head.mask_fcn{i + 1}", 256, channels if i == 0 else 256, 3)
-    sizes["roi_heads.mask_head.deconv.weight"], sizes["roi_heads.mask_head.deconv.bias"] = (256, 256, 2, 2), (256,)
+    sizes["roi_heads.mask_head.deconv.weight"], sizes["roi_heads.mask_head.deconv.bias"] = (
+        (256, 256, 2, 2),
+        (256,),
+    )
     sizes |= _plain("roi_heads.mask_head.predictor", CLASSES, 256, 1, 1)
     return {name: torch.empty(size, device="meta") for name, size in sizes.items()}
 
@@ -69,7 +72,11 @@ def _widths(shape: ResnetShape) -> tuple[int, ...]:
 
 def _conv(name: str, outputs: int, inputs: int, kernel: int) -> dict[str, tuple[int, ...]]:
     norms = {f"{name}.norm.{leaf}": (outputs,) for leaf in NORM}
-    return {f"{name}.weight": (outputs, inputs, kernel, kernel), **norms, f"{name}.norm.num_batches_tracked": ()}
+    return {
+        f"{name}.weight": (outputs, inputs, kernel, kernel),
+        **norms,
+        f"{name}.norm.num_batches_tracked": (),
+    }
 
 
 def _plain(name: str, *size: int) -> dict[str, tuple[int, ...]]:

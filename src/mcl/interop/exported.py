@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mcl.errors import RunFailed, UserError
 from mcl.interop.load_report import LoadReport
+from mcl.interop.resnet_shape import ResnetShape
 from mcl.nn.backbone import features_of
 from mcl.nn.trunk import Trunk, TrunkSpec
 
@@ -45,13 +46,19 @@ class TrunkSource:
     def state(self) -> dict[str, Tensor]:
         """The tensors of ``parts``, under torchvision's names."""
         wanted = prefixes(self.parts)
-        return {name: tensor.detach() for name, tensor in self.trunk.state_dict().items() if name.startswith(wanted)}
+        return {
+            name: tensor.detach()
+            for name, tensor in self.trunk.state_dict().items()
+            if name.startswith(wanted)
+        }
 
     @property
     def body(self) -> dict[str, Tensor]:
         """The backbone's tensors under their own names (``backbone.body.`` taken away)."""
         start = PREFIXES["backbone"]
-        return {name.removeprefix(start): tensor for name, tensor in self.state.items() if name.startswith(start)}
+        return {
+            name.removeprefix(start): tensor for name, tensor in self.state.items() if name.startswith(start)
+        }
 
     @property
     def backbone(self) -> str:
@@ -136,7 +143,9 @@ def compare(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[st
     for name, other in theirs.items():
         own = ours[name]
         if own.shape != other.shape:
-            raise RunFailed(f"export check failed: {name} is {list(own.shape)} here, {list(other.shape)} there; nothing was written")
+            raise RunFailed(
+                f"export check failed: {name} is {list(own.shape)} here, {list(other.shape)} there; nothing was written"
+            )
         differences[name] = float((own - other).abs().max() / own.abs().max().clamp(min=1e-12))
         if not differences[name] <= TOLERANCE:  # also when it is not a number
             raise RunFailed(
@@ -148,17 +157,25 @@ def compare(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[st
 def same_tensors(written: Mapping[str, Tensor], read: Mapping[str, Tensor]) -> None:
     """Raise ``RunFailed`` unless both hold the same names with the same values, bit for bit."""
     wrong = set(written) ^ set(read)
-    wrong |= {name for name in set(written) & set(read) if not torch.equal(written[name].cpu(), read[name].cpu())}
+    wrong |= {
+        name for name in set(written) & set(read) if not torch.equal(written[name].cpu(), read[name].cpu())
+    }
     if wrong:
-        raise RunFailed(f"export check failed: {len(wrong)} tensors came back changed ({sorted(wrong)[0]}); nothing was written")
-
-
-def require_resnet(source: TrunkSource, shapes_fit: bool, receiver: str, others: Sequence[str]) -> None:
-    """Raise ``UserError`` naming the formats that do work unless the backbone is one that ``receiver`` has."""
-    if not shapes_fit:
-        raise UserError(
-            f"--to {receiver}: it has no {source.backbone}, only ResNets; for this trunk use --to {' or --to '.join(others)}"
+        raise RunFailed(
+            f"export check failed: {len(wrong)} tensors came back changed ({sorted(wrong)[0]}); nothing was written"
         )
+
+
+def require_receiver(source: TrunkSource, fits: bool, receiver: str, has: str) -> None:
+    """Raise ``UserError`` naming the formats that do work, unless the backbone is one of those ``receiver`` has."""
+    if fits:
+        return
+    shape = ResnetShape.of(source.body)
+    plain = shape is not None and shape.stem_differs() is None and receiver != "torchvision"
+    others = ["torchvision"] * plain + ["timm", "safetensors"]
+    raise UserError(
+        f"--to {receiver}: it has no {source.backbone}, only {has}; for this trunk use --to {' or --to '.join(others)}"
+    )
 
 
 Writer = Callable[[TrunkSource, Path], Exported]

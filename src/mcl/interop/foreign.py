@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mcl.errors import UserError, did_you_mean
 from mcl.interop import mmdetection_format
-from mcl.interop.detectron2_format import read_detectron2
+from mcl.interop.detectron2_format import read_detectron2, to_rgb
 from mcl.interop.detectron2_names import from_detectron2
 from mcl.interop.exported import PREFIXES
 from mcl.interop.prefixes import find_resnet, unpack
@@ -26,7 +25,12 @@ from mcl.interop.torchvision_names import from_torchvision
 
 BODY = PREFIXES["backbone"]
 #: plain types that old checkpoints keep beside their weights; building one runs no code of the file
-PLAIN = [argparse.Namespace, np.dtype, np.ndarray, *(getattr(np.dtypes, n) for n in ("Float64DType", "Float32DType", "Int64DType"))]
+PLAIN = [
+    argparse.Namespace,
+    np.dtype,
+    np.ndarray,
+    *(getattr(np.dtypes, n) for n in ("Float64DType", "Float32DType", "Int64DType")),
+]
 AUTHORS = (
     (r"encoder_q\.0\.(.+)", BODY + r"\1"),
     (r"encoder_q\.1\.lateral_convs\.(\d)\.conv\.(\w+)", r"backbone.fpn.inner_blocks.\1.0.\2"),
@@ -61,8 +65,9 @@ def read_foreign(source: Path | str, image_size: int = 224) -> tuple[str, dict[s
     if path.suffix == ".pkl":
         state, notes = read_detectron2(path)
         return _checked("Detectron2", state, notes, path)
-    state, container = unpack(_read_tensors(path))
-    return _recognise(state, container, path)
+    content = _read_tensors(path)
+    kind, state, notes = _recognise(*unpack(content), path)
+    return kind, state, notes + _openmmlab_input(content, state)
 
 
 def architecture_of(kind: str) -> str | None:
@@ -71,7 +76,9 @@ def architecture_of(kind: str) -> str | None:
     return found[1] if found else None
 
 
-def _recognise(state: dict[str, Tensor], container: str, path: Path) -> tuple[str, dict[str, Tensor], list[str]]:
+def _recognise(
+    state: dict[str, Tensor], container: str, path: Path
+) -> tuple[str, dict[str, Tensor], list[str]]:
     plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if any(name.startswith("encoder_q.1.lateral_convs.") for name in plain):
         return _checked("MCL (the authors')", *_from_authors(plain), path)
@@ -83,7 +90,11 @@ def _recognise(state: dict[str, Tensor], container: str, path: Path) -> tuple[st
         return _checked("Detectron2", named, ["taken as RGB with ImageNet's std: a .pth does not say"], path)
     if any(name.startswith(BODY) for name in plain):
         kept = {name: tensor for name, tensor in plain.items() if name.startswith(tuple(PREFIXES.values()))}
-        linear = [n for n in kept if re.match(r"roi_heads\.box_head\.(\d+)\.(weight|bias)$|roi_heads\.box_head\.fc", n)]
+        linear = [
+            n
+            for n in kept
+            if re.match(r"roi_heads\.box_head\.(\d+)\.(weight|bias)$|roi_heads\.box_head\.fc", n)
+        ]
         return _checked("torchvision detector", {n: t for n, t in kept.items() if n not in linear}, [], path)
     resnet = find_resnet(state, container)
     if resnet is not None:
@@ -95,7 +106,9 @@ def _recognise(state: dict[str, Tensor], container: str, path: Path) -> tuple[st
     return _checked("state dict of a timm network", _under_body(plain), [], path)
 
 
-def _checked(kind: str, state: Mapping[str, Tensor], notes: list[str], path: Path) -> tuple[str, dict[str, Tensor], list[str]]:
+def _checked(
+    kind: str, state: Mapping[str, Tensor], notes: list[str], path: Path
+) -> tuple[str, dict[str, Tensor], list[str]]:
     if len(state) < 4:
         raise UserError(f"{path}: no weights of a backbone in it ({len(state)} tensors)")
     return kind, _with_counters(state), notes
@@ -106,7 +119,8 @@ def _with_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     counters = {
         counter: torch.zeros((), dtype=torch.long)
         for name in state
-        if name.endswith(".running_var") and (counter := name.removesuffix("running_var") + "num_batches_tracked") not in state
+        if name.endswith(".running_var")
+        and (counter := name.removesuffix("running_var") + "num_batches_tracked") not in state
     }
     return {**state, **counters}
 
@@ -117,7 +131,9 @@ def _from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[
         for pattern, ours in AUTHORS:
             if re.fullmatch(pattern, name):
                 named[re.sub(pattern, ours, name)] = tensor
-    return named, [f"{len(state) - len(named)} tensors are left out (target network, projector, predictors, queue)"]
+    return named, [
+        f"{len(state) - len(named)} tensors are left out (target network, projector, predictors, queue)"
+    ]
 
 
 def _read_tensors(path: Path) -> Any:
@@ -132,8 +148,10 @@ def _read_tensors(path: Path) -> Any:
         raise UserError(
             f"{path}: refused: holds more than tensors and plain types{what}, which could run any code; save its state dict alone"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable weights file ({' '.join(str(error).split())[:120]})") from None
+    except Exception as error:  # a damaged file can raise anything
+        raise UserError(
+            f"{path}: not a readable weights file ({' '.join(str(error).split())[:120]})"
+        ) from None
 
 
 def _read_timm_name(name: str, image_size: int) -> tuple[str, dict[str, Tensor], list[str]]:
@@ -152,7 +170,9 @@ def _read_timm_name(name: str, image_size: int) -> tuple[str, dict[str, Tensor],
     except UserError:
         raise
     except Exception as error:  # whatever the download raises
-        raise UserError(f"{name}: its weights could not be downloaded: {' '.join(str(error).split())[:150]}") from None
+        raise UserError(
+            f"{name}: its weights could not be downloaded: {' '.join(str(error).split())[:150]}"
+        ) from None
     return f"timm {base}", _under_body(body.state_dict()), []
 
 
@@ -161,4 +181,8 @@ def _under_body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if not name.startswith(("fc.", "classifier.", "head.fc."))}
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.startswith(("fc.", "classifier.", "head.fc."))
+    }

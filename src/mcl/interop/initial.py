@@ -55,20 +55,29 @@ def apply_initial_weights(
     wanted = trunk.state_dict()
     state, tail = _aligned(state, wanted)
     if tail:
-        notes = [*notes, f"{len(tail)} tensors of the classifier or behind C5 are left out ({', '.join(tail[:2])}, ...)"]
+        notes = [
+            *notes,
+            f"{len(tail)} tensors of the classifier or behind C5 are left out ({', '.join(tail[:2])}, ...)",
+        ]
     parts = parts or parts_in(state)
     name = f"--init_from {source}"
     _explain_architecture(name, state, wanted, trunk.spec.backbone, allow_partial)
     fits, report = match(wanted, state, tuple(PREFIXES[part] for part in parts.split("+")))
     for part in parts.split("+"):
         if not any(key.startswith(PREFIXES[part]) for key in fits):
-            raise UserError(f"{name}: it is {kind} and has no {part} that fits ({' | '.join(report.lines(2))})")
+            raise UserError(
+                f"{name}: it is {kind} and has no {part} that fits ({' | '.join(report.lines(2))})"
+            )
     report.require_complete(name, allow_partial)
     trunk.load_state_dict(fits, strict=False)
-    return ForeignReport(**{f.name: getattr(report, f.name) for f in fields(report)}, kind=kind, notes=tuple(notes))
+    return ForeignReport(
+        **{f.name: getattr(report, f.name) for f in fields(report)}, kind=kind, notes=tuple(notes)
+    )
 
 
-def read_any_trunk(source: Path | str, image_size: int | None = None) -> tuple[TrunkSpec, dict[str, Tensor], dict[str, Any]]:
+def read_any_trunk(
+    source: Path | str, image_size: int | None = None
+) -> tuple[TrunkSpec, dict[str, Tensor], dict[str, Any]]:
     """As ``mcl.nn.trunk.read_trunk``, for foreign weights too: (spec, state dict, metadata).
 
     The architecture is read from the tensors (ResNets, torchvision's ConvNeXt and Swin), from a timm folder's
@@ -103,7 +112,11 @@ def parts_in(state: Mapping[str, Tensor]) -> str:
 def _read(source: Path | str, image_size: int) -> tuple[str, dict[str, Tensor], list[str]]:
     if _is_ours(Path(source)):
         spec, state, metadata = read_trunk(source)
-        return f"trunk of mcl ({spec.backbone})", state, [f"pre-trained parts: {metadata.get('parts', 'not recorded')}"]
+        return (
+            f"trunk of mcl ({spec.backbone})",
+            state,
+            [f"pre-trained parts: {metadata.get('parts', 'not recorded')}"],
+        )
     return read_foreign(source, image_size)
 
 
@@ -121,7 +134,9 @@ def _is_ours(path: Path) -> bool:
         return True  # read_trunk says what is wrong with it
 
 
-def _aligned(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def _aligned(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
     """The backbone's tensors under the names of the trunk's backbone, and the names of a classifier's."""
     body = {name.removeprefix(BODY): tensor for name, tensor in state.items() if name.startswith(BODY)}
     names = [name.removeprefix(BODY) for name in wanted if name.startswith(BODY)]
@@ -133,10 +148,14 @@ def _aligned(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple
 def _resnet_name(source: Path | str, kind: str, state: Mapping[str, Tensor]) -> str:
     shape = ResnetShape.of(_body(state))
     if shape is None:
-        raise UserError(f"--trunk {source}: its architecture cannot be told ({kind}); a timm folder with config.json tells it")
+        raise UserError(
+            f"--trunk {source}: its architecture cannot be told ({kind}); a timm folder with config.json tells it"
+        )
     differs = shape.stem_differs()
     if differs or shape.name is None:
-        raise UserError(f"--trunk {source}: {differs or f'no ResNet that timm has: blocks {shape.counts}, groups {shape.groups}'}")
+        raise UserError(
+            f"--trunk {source}: {differs or f'no ResNet that timm has: blocks {shape.counts}, groups {shape.groups}'}"
+        )
     return shape.name
 
 
@@ -147,10 +166,17 @@ def _explain_architecture(
     theirs, ours = ResnetShape.of(_body(state)), ResnetShape.of(_body(wanted))
     if theirs is None or ours is None or theirs == ours:
         return
-    same_blocks = (theirs.block, theirs.counts, theirs.groups, theirs.width) == (ours.block, ours.counts, ours.groups, ours.width)
+    same_blocks = (theirs.block, theirs.counts, theirs.groups, theirs.width) == (
+        ours.block,
+        ours.counts,
+        ours.groups,
+        ours.width,
+    )
     if not same_blocks:
         there = theirs.name or f"ResNet with blocks {theirs.counts}"
-        raise UserError(f"{name}: it is a {there}, the trunk's backbone a {backbone}; set --model.backbone {theirs.name or '...'}")
+        raise UserError(
+            f"{name}: it is a {there}, the trunk's backbone a {backbone}; set --model.backbone {theirs.name or '...'}"
+        )
     if not allow_partial and theirs.stem != ours.stem:
         differs = theirs.stem_differs() or "its stem is 7x7, the trunk's is not"
         raise UserError(f"{name}: {differs}, as {backbone} has; --allow_partial loads all but the stem")

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from mcl.errors import UserError
-from mcl.interop.exported import Exported, TrunkSource, require_resnet, same_tensors
+from mcl.interop.exported import Exported, TrunkSource, require_receiver, same_tensors
 from mcl.interop.load_report import match
 from mcl.interop.resnet_shape import ResnetShape
 
-OTHERS = ("timm", "safetensors")
 DEPTHS = {
     "resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101, "resnet152": 152, "resnext50_32x4d": 50,
     "resnext101_32x8d": 101, "resnext101_64x4d": 101,
@@ -90,7 +89,9 @@ def write_mmdetection(source: TrunkSource, path: Path) -> Exported:
         UserError: MMDetection has no such ResNet, or its box head cannot have this many convolutions.
         RunFailed: the file does not read back the same.
     """
-    require_resnet(source, source.backbone in DEPTHS, "mmdetection", OTHERS)
+    require_receiver(
+        source, source.backbone in DEPTHS, "mmdetection", "ResNets of depth 18, 34, 50, 101 and 152"
+    )
     if source.has_head and source.spec.head_convs != HEAD_CONVS:
         raise UserError(
             f"--to mmdetection: Shared4Conv1FCBBoxHead has {HEAD_CONVS} convolutions, this head {source.spec.head_convs}; "
@@ -102,7 +103,9 @@ def write_mmdetection(source: TrunkSource, path: Path) -> Exported:
     _, report = match(wanted, tensors, tuple(tensors))
     report.require_complete("export", allow_partial=False)
     torch.save({"state_dict": tensors, "meta": {"author": "mcl"}}, path)
-    same_tensors(source.state, from_state(torch.load(path, map_location="cpu", weights_only=True)["state_dict"]))
+    same_tensors(
+        source.state, from_state(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    )
     path.with_name(config_name(path)).write_text(config(source, shape, path.name), "utf-8")
     return Exported(
         report, {}, "names and shapes are those of MMDetection 3's documentation; every tensor read back bit for bit",
@@ -148,7 +151,9 @@ def rcnn_shapes(shape: ResnetShape, source: TrunkSource) -> dict[str, Tensor]:
     channels, window = source.spec.pyramid_channels, source.spec.window
     sizes = {f"backbone.{name}": tuple(tensor.shape) for name, tensor in _resnet_of_docs(shape).items()}
     for i, width in enumerate(_widths(shape)):
-        sizes |= _module(f"neck.lateral_convs.{i}", channels, width, 1) | _module(f"neck.fpn_convs.{i}", channels, channels, 3)
+        sizes |= _module(f"neck.lateral_convs.{i}", channels, width, 1) | _module(
+            f"neck.fpn_convs.{i}", channels, channels, 3
+        )
     for i in range(HEAD_CONVS):
         sizes |= _module(f"roi_head.bbox_head.shared_convs.{i}", channels, channels, 3)
     linear = {
@@ -161,7 +166,10 @@ def rcnn_shapes(shape: ResnetShape, source: TrunkSource) -> dict[str, Tensor]:
         sizes |= {f"{name}.weight": size, f"{name}.bias": size[:1]}
     for i in range(4):
         sizes |= _module(f"roi_head.mask_head.convs.{i}", 256, channels if i == 0 else 256, 3)
-    sizes |= {"roi_head.mask_head.upsample.weight": (256, 256, 2, 2), "roi_head.mask_head.upsample.bias": (256,)}
+    sizes |= {
+        "roi_head.mask_head.upsample.weight": (256, 256, 2, 2),
+        "roi_head.mask_head.upsample.bias": (256,),
+    }
     return {name: torch.empty(size, device="meta") for name, size in sizes.items()}
 
 
@@ -182,7 +190,11 @@ def _widths(shape: ResnetShape) -> list[int]:
 
 def _module(name: str, outputs: int, inputs: int, kernel: int) -> dict[str, tuple[int, ...]]:
     norms = {f"{name}.bn.{leaf}": (outputs,) for leaf in ("weight", "bias", "running_mean", "running_var")}
-    return {f"{name}.conv.weight": (outputs, inputs, kernel, kernel), **norms, f"{name}.bn.num_batches_tracked": ()}
+    return {
+        f"{name}.conv.weight": (outputs, inputs, kernel, kernel),
+        **norms,
+        f"{name}.bn.num_batches_tracked": (),
+    }
 
 
 def _exchange(rest: str, names: Mapping[str, str]) -> str:

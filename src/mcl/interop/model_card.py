@@ -16,10 +16,9 @@ tags:
 - self-supervised-learning
 - mcl
 ---
-# {backbone}, pre-trained with MCL
+# {backbone}, {title}
 
-Backbone of a detector's trunk, pre-trained without labels by multi-level contrastive learning (MCL,
-[arXiv 2304.02010](https://arxiv.org/abs/2304.02010)) with the Python tool `mcl`.
+{origin}, with the Python tool `mcl`.
 
 ```python
 import timm, torch
@@ -35,9 +34,18 @@ Images: RGB, values 0..1, mean {mean}, std {std}; pre-trained at {size} x {size}
 |---|---|
 {rows}
 
-The pyramid and the box head that were pre-trained with this backbone are not in this folder:
+The pyramid and the box head that were trained with this backbone are not in this folder:
 `mcl export ... --to torchvision`, `detectron2`, `mmdetection` or `safetensors` writes them.
 """
+#: method -> (title, where the weights come from)
+ORIGINS = {
+    "mcl": (
+        "pre-trained with MCL",
+        "Backbone of a detector's trunk, pre-trained without labels by multi-level contrastive learning (MCL,\n"
+        "[arXiv 2304.02010](https://arxiv.org/abs/2304.02010))",
+    ),
+    "fine-tuned": ("fine-tuned in a detector", "Backbone of a detector that was trained on boxes"),
+}
 
 
 def model_card(source: TrunkSource, fresh: list[str]) -> str:
@@ -47,8 +55,17 @@ def model_card(source: TrunkSource, fresh: list[str]) -> str:
         names = ", ".join(f"`{name}`" for name in fresh)
         tail = f" What lies behind the last feature map was not pre-trained and has timm's starting values: {names}."
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(source.metadata).items())
+    method = str(source.metadata.get("method"))
+    title, origin = ORIGINS.get(method, (f"pre-trained ({method})", "Backbone of a detector's trunk"))
     return CARD.format(
-        backbone=spec.backbone, size=spec.image_size, mean=tuple(spec.mean), std=tuple(spec.std), fresh=tail, rows=rows
+        title=title,
+        origin=origin,
+        backbone=spec.backbone,
+        size=spec.image_size,
+        mean=tuple(spec.mean),
+        std=tuple(spec.std),
+        fresh=tail,
+        rows=rows,
     )
 
 

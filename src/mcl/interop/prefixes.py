@@ -16,7 +16,17 @@ FIRST = "layer1.0.conv1.weight"
 #: nn.Sequential(*resnet.children()) counts instead of naming: conv1 bn1 relu maxpool layer1 .. layer4
 COUNTED = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 #: keys under which checkpoints keep their weights, the wanted one first (DINO: the teacher is what is evaluated)
-CONTAINERS = ("state_dict", "model_state_dict", "model", "model_state", "teacher", "student", "network", "net", "weights")
+CONTAINERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "model_state",
+    "teacher",
+    "student",
+    "network",
+    "net",
+    "weights",
+)
 #: copies that follow the trained network; taken only when there is no other
 FOLLOWERS = re.compile(r"encoder_k|momentum|target|key_encoder|ema|_t\.|_m\.")
 #: (pattern on "beginning|container|whether other names occur", method), the first that fits
@@ -48,7 +58,9 @@ def unpack(content: Any) -> tuple[dict[str, Tensor], str]:
     return tensors, ""
 
 
-def find_resnet(state: Mapping[str, Tensor], container: str) -> tuple[str, dict[str, Tensor], list[str]] | None:
+def find_resnet(
+    state: Mapping[str, Tensor], container: str
+) -> tuple[str, dict[str, Tensor], list[str]] | None:
     """The ResNet inside a state dict, under torchvision's names.
 
     Returns:
@@ -71,14 +83,21 @@ def find_resnet(state: Mapping[str, Tensor], container: str) -> tuple[str, dict[
         notes.append(f"not taken: {', '.join(map(repr, others))} (copies that follow the trained network)")
     if len(state) > len(body):
         rest = [name for name in state if name.removeprefix(start) not in body and not counts][:2]
-        notes.append(f"{len(state) - len(body)} tensors outside the backbone are left out" + (f" ({', '.join(rest)}, ...)" if rest else ""))
+        notes.append(
+            f"{len(state) - len(body)} tensors outside the backbone are left out"
+            + (f" ({', '.join(rest)}, ...)" if rest else "")
+        )
     return _method(start, container, state), body, notes
 
 
 def _method(start: str, container: str, state: Mapping[str, Tensor]) -> str:
-    marks = " ".join(mark for mark in ("prototypes", "head.last_layer") if any(mark in name for name in state))
+    marks = " ".join(
+        mark for mark in ("prototypes", "head.last_layer") if any(mark in name for name in state)
+    )
     description = f"{start}|{container} {marks}"
-    return next((method for pattern, method in METHODS if re.search(pattern, description)), f"ResNet under {start!r}")
+    return next(
+        (method for pattern, method in METHODS if re.search(pattern, description)), f"ResNet under {start!r}"
+    )
 
 
 def _uncounted(name: str) -> str:

@@ -49,7 +49,10 @@ class ResnetShape:
         if middle is None:
             return None
         blocks = [re.match(r"layer(\d)\.(\d+)\.", name) for name in state]
-        counts = tuple(max((int(b[2]) + 1 for b in blocks if b and b[1] == str(layer)), default=0) for layer in (1, 2, 3, 4))
+        counts = tuple(
+            max((int(b[2]) + 1 for b in blocks if b and b[1] == str(layer)), default=0)
+            for layer in (1, 2, 3, 4)
+        )
         bottleneck = "layer1.0.conv3.weight" in state
         stem = state.get("conv1.weight")
         # conv2 of layer1: (groups * width, width, 3, 3)
@@ -72,4 +75,8 @@ class ResnetShape:
             return f"its stem reads {inputs} channels, not RGB's 3"
         if height == 3:
             return "its stem is one 3x3 convolution (SimCLR's form for small images such as CIFAR's), not 7x7"
-        return None if (outputs, height) == (64, 7) else f"its stem is {height}x{height} with {outputs} channels, not 7x7 with 64"
+        return (
+            None
+            if (outputs, height) == (64, 7)
+            else f"its stem is {height}x{height} with {outputs} channels, not 7x7 with 64"
+        )

@@ -39,4 +39,8 @@ def write_safetensors(source: TrunkSource, path: Path) -> Exported:
     receiver.load_state_dict(fits, strict=False)
     images = probe_images(spec)
     read_back = TrunkSource(receiver.eval(), {}, source.parts, path)
-    return Exported(report, compare(trunk_maps(source, images), trunk_maps(read_back, images)), "a trunk built from the file")
+    return Exported(
+        report,
+        compare(trunk_maps(source, images), trunk_maps(read_back, images)),
+        "a trunk built from the file",
+    )

@@ -16,7 +16,6 @@ from mcl.interop.exported import Exported, TrunkSource, compare, probe_images, t
 from mcl.interop.load_report import match
 from mcl.interop.model_card import model_card
 from mcl.interop.timm_names import whole_name
-from mcl.nn.backbone import STRIDES, channels_of
 
 WEIGHTS = "model.safetensors"
 
@@ -40,10 +39,17 @@ def write_timm(source: TrunkSource, folder: Path) -> Exported:
     folder.mkdir()
     tensors = {name: fits.get(name, tensor).detach().cpu().contiguous() for name, tensor in wanted.items()}
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config(source, whole, model_args), indent=2) + "\n", "utf-8")
+    (folder / "config.json").write_text(
+        json.dumps(config(source, whole, model_args), indent=2) + "\n", "utf-8"
+    )
     (folder / "README.md").write_text(model_card(source, fresh), "utf-8")
     notes = [f"behind C5, not pre-trained: {', '.join(fresh)}"] if fresh else []
-    return Exported(report, _check(source, folder), f"timm.create_model('local-dir:...'), timm {timm.__version__}", notes=notes)
+    return Exported(
+        report,
+        _check(source, folder),
+        f"timm.create_model('local-dir:...'), timm {timm.__version__}",
+        notes=notes,
+    )
 
 
 def whole_network(source: TrunkSource) -> tuple[nn.Module, dict[str, Any]]:
@@ -97,7 +103,9 @@ def read_folder(folder: Path) -> tuple[str, dict[str, Tensor]]:
                 return architecture, load_file(folder / name)
         return architecture, torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"{folder}: not a model folder in timm's layout: {' '.join(str(error).split())}") from None
+        raise UserError(
+            f"{folder}: not a model folder in timm's layout: {' '.join(str(error).split())}"
+        ) from None
 
 
 def _check(source: TrunkSource, folder: Path) -> dict[str, float]:
@@ -105,11 +113,8 @@ def _check(source: TrunkSource, folder: Path) -> dict[str, float]:
     ours = trunk_maps(source, images)
     name = f"local-dir:{folder}"
     timm.create_model(name, pretrained=True)  # the whole network: every name must be there
-    plain = timm.create_model(name, pretrained=False, features_only=True)
-    strides = plain.feature_info.reduction()
-    indices = tuple(strides.index(stride) for stride in STRIDES)
+    indices = tuple(source.trunk.backbone.body.feature_info.out_indices)
     network = timm.create_model(name, pretrained=True, features_only=True, out_indices=indices).eval()
-    assert channels_of(network) == channels_of(source.trunk.backbone.body)
     with torch.no_grad():
         features = network(images)
     layout = getattr(network, "output_fmt", None)

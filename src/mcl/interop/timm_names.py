@@ -9,7 +9,19 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 #: what a classification network has after C5, and a features_only network has not
-TAIL = ("fc.", "head.", "head_", "classifier.", "conv_head.", "bn2.", "norm_head.", "norm.", "final_conv.", "last_linear.", "heads.")
+TAIL = (
+    "fc.",
+    "head.",
+    "head_",
+    "classifier.",
+    "conv_head.",
+    "bn2.",
+    "norm_head.",
+    "norm.",
+    "final_conv.",
+    "last_linear.",
+    "heads.",
+)
 
 
 def whole_name(features_name: str, whole: Iterable[str]) -> str | None:
@@ -17,7 +29,11 @@ def whole_name(features_name: str, whole: Iterable[str]) -> str | None:
 
     timm's FeatureListNet joins the first two steps of a name by an underscore for some families.
     """
-    for candidate in (features_name, re.sub(r"^(\w+?)_(\w+)\.", r"\1.\2.", features_name), _last_joint(features_name)):
+    for candidate in (
+        features_name,
+        re.sub(r"^(\w+?)_(\w+)\.", r"\1.\2.", features_name),
+        _last_joint(features_name),
+    ):
         if candidate in whole:
             return candidate
     return None
@@ -50,15 +66,17 @@ def to_features(given: Mapping[str, Tensor], wanted: Iterable[str]) -> tuple[dic
 
 def strip_prefix(given: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
     """Take away the prefix under which most of the wanted names are found."""
-    votes: Counter[str] = Counter()
-    ends = {name.rpartition(".")[2] for name in wanted}
-    prefixes = {""} | {name[: match.end()] for name in given for match in re.finditer(r"\.", name)}
-    short = [prefix for prefix in prefixes if prefix.count(".") <= 3]
-    for prefix in short:
-        inside = {name.removeprefix(prefix) for name in given if name.startswith(prefix)}
-        votes[prefix] = sum(whole_name(name, inside) is not None for name in wanted) if ends else 0
-    best = max(short, key=lambda prefix: (votes[prefix], -len(prefix)))
+    under = Counter(name[: dot.end()] for name in given for dot in re.finditer(r"\.", name))
+    # A prefix of the whole network holds at least half as many names as are wanted.
+    prefixes = ["", *(prefix for prefix, count in under.items() if 2 * count >= len(wanted))]
+    found = {prefix: _count(given, prefix, wanted) for prefix in prefixes}
+    best = max(prefixes, key=lambda prefix: (found[prefix], -len(prefix)))
     return {name.removeprefix(best): tensor for name, tensor in given.items() if name.startswith(best)}
+
+
+def _count(given: Mapping[str, Tensor], prefix: str, wanted: set[str]) -> int:
+    inside = {name.removeprefix(prefix) for name in given if name.startswith(prefix)}
+    return sum(whole_name(name, inside) is not None for name in wanted)
 
 
 def _last_joint(name: str) -> str:

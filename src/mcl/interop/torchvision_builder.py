@@ -75,7 +75,9 @@ def builder_source(detector: FasterRCNN, plan: Any, weights: str) -> str:
     body = detector.backbone.body.state_dict()
     shape, transform, roi = ResnetShape.of(body), detector.transform, detector.roi_heads
     if shape is None or shape.stem_differs():
-        raise UserError(f"--to torchvision: it has no {plan.spec.backbone}, only ResNets; for this detector use --to onnx")
+        raise UserError(
+            f"--to torchvision: it has no {plan.spec.backbone}, only ResNets; for this detector use --to onnx"
+        )
     counts = ", ".join(map(str, shape.counts))
     block = "BasicBlock" if shape.block == "basic" else "Bottleneck"
     resnet = f"models.ResNet(models.resnet.{block}, [{counts}], groups={shape.groups}, width_per_group={shape.width})"

@@ -20,7 +20,7 @@ from mcl.interop.exported import (
     TrunkSource,
     compare,
     probe_images,
-    require_resnet,
+    require_receiver,
     trunk_maps,
     windows_of,
 )
@@ -28,7 +28,6 @@ from mcl.interop.load_report import match
 from mcl.interop.resnet_shape import ResnetShape
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
-OTHERS = ("timm", "safetensors")
 
 
 def write_resnet(source: TrunkSource, path: Path) -> Exported:
@@ -71,15 +70,18 @@ def write_rcnn(source: TrunkSource, path: Path) -> Exported:
 
 def resnet_receiver(source: TrunkSource) -> models.ResNet:
     """torchvision's own network for this backbone: by name, else its ``ResNet`` class with the same blocks."""
+    network: nn.Module | None = None
+    shape = ResnetShape.of(source.body)
     if source.backbone in models.list_models(module=models):
         network = models.get_model(source.backbone, weights=None)
-    else:
-        shape = ResnetShape.of(source.body)
-        block = {"basic": models.resnet.BasicBlock, "bottleneck": models.resnet.Bottleneck}
-        network = shape and models.ResNet(block[shape.block], list(shape.counts), groups=shape.groups, width_per_group=shape.width)
-    theirs = network.state_dict() if isinstance(network, models.ResNet) else {}
-    fits = all(name in theirs and theirs[name].shape == tensor.shape for name, tensor in source.body.items())
-    require_resnet(source, fits, "torchvision", OTHERS)
+    elif shape is not None and shape.stem_differs() is None:
+        block = models.resnet.BasicBlock if shape.block == "basic" else models.resnet.Bottleneck
+        network = models.ResNet(block, list(shape.counts), groups=shape.groups, width_per_group=shape.width)
+    theirs = (
+        {n: t.shape for n, t in network.state_dict().items() if not n.startswith("fc.")} if network else {}
+    )
+    fits = theirs == {name: tensor.shape for name, tensor in source.body.items()}
+    require_receiver(source, fits, "torchvision", "ResNets")
     return network
 
 

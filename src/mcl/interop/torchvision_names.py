@@ -17,16 +17,29 @@ NAMES = {
     ("swin", (2, 2, 18, 2), 96): "swin_small_patch4_window7_224",
     ("swin", (2, 2, 18, 2), 128): "swin_base_patch4_window7_224",
 }
-CONVNEXT = {"block.0": "conv_dw", "block.2": "norm", "block.3": "mlp.fc1", "block.5": "mlp.fc2", "layer_scale": "gamma"}
+CONVNEXT = {
+    "block.0": "conv_dw",
+    "block.2": "norm",
+    "block.3": "mlp.fc1",
+    "block.5": "mlp.fc2",
+    "layer_scale": "gamma",
+}
 SWIN = {"mlp.0": "mlp.fc1", "mlp.3": "mlp.fc2"}
 
 
 def from_torchvision(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]] | None:
     """timm's name of the network and its tensors; None unless it is torchvision's ConvNeXt or Swin."""
-    if "features.0.0.weight" not in state or "features.1.0.norm1.weight" not in state and "features.1.0.layer_scale" not in state:
+    if (
+        "features.0.0.weight" not in state
+        or "features.1.0.norm1.weight" not in state
+        and "features.1.0.layer_scale" not in state
+    ):
         return None
     family = "convnext" if "features.1.0.layer_scale" in state else "swin"
-    counts = tuple(len({n.split(".")[2] for n in state if re.match(rf"features\.{stage}\.\d+\.", n)}) for stage in (1, 3, 5, 7))
+    counts = tuple(
+        len({n.split(".")[2] for n in state if re.match(rf"features\.{stage}\.\d+\.", n)})
+        for stage in (1, 3, 5, 7)
+    )
     name = NAMES.get((family, counts, state["features.0.0.weight"].shape[0]))
     rename = _convnext if family == "convnext" else _swin
     renamed = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ def export(settings: ExportSettings) -> dict[str, Any]:
     """
     whole_detector = settings.to == "onnx" or settings.content == "detector"
     if whole_detector and settings.to not in ("onnx", "torchvision"):
-        raise UserError(f"--with detector: only --to torchvision and --to onnx hold a whole detector, not {settings.to}")
+        raise UserError(
+            f"--with detector: only --to torchvision and --to onnx hold a whole detector, not {settings.to}"
+        )
     if whole_detector:
         return _finish(settings, "detector", *_detector(settings))
     source = _source(settings)
@@ -77,7 +81,9 @@ def _detector(settings: ExportSettings) -> tuple[Exported, list[Path]]:
     try:
         detector, plan = load_detector(settings.trunk)
     except UserError as error:
-        raise UserError(f"--to {settings.to} needs a fine-tuned detector (run folder of mcl finetune): {error}") from None
+        raise UserError(
+            f"--to {settings.to} needs a fine-tuned detector (run folder of mcl finetune): {error}"
+        ) from None
     companions = () if settings.to == "onnx" else (builder_name(settings.out),)
     with staged(settings.out, companions, settings.overwrite) as aside:
         path = aside / settings.out.name
@@ -104,10 +110,24 @@ def _source(settings: ExportSettings) -> TrunkSource:
 
 def _trunk_of_detector(path: Path) -> tuple[Trunk, dict[str, Any], str]:
     detector, plan = load_detector(path)
-    trunk = Trunk(plan.spec)
     state = detector.state_dict()
+    trunk = Trunk(plan.spec)
+    if any(state[name].shape != tensor.shape for name, tensor in trunk.state_dict().items()):
+        trunk = Trunk(
+            replace(plan.spec, image_size=plan.image_size)
+        )  # a transformer of fixed size has the detector's
     trunk.load_state_dict({name: state[name] for name in trunk.state_dict()})
-    return trunk, {"method": "fine-tuned", "classes": list(plan.names)}, PARTS[-1]
+    return trunk, {"method": "fine-tuned", "classes": list(plan.names), **_told(path)}, PARTS[-1]
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """Cost and AP from the summary of a fine-tuning run."""
+    summary = (path if path.is_dir() else path.parent) / "summary.json"
+    if not summary.is_file():
+        return {}
+    told = json.loads(summary.read_text("utf-8"))
+    results = {name: told[name] for name in ("box_AP", "mask_AP") if told.get(name) is not None}
+    return {"cost": told.get("cost"), "results": results}
 
 
 def _finish(settings: ExportSettings, parts: str, done: Exported, files: list[Path]) -> dict[str, Any]:

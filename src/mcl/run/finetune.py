@@ -12,7 +12,7 @@ from torchvision.models.detection import FasterRCNN
 
 from mcl.config.base import dump
 from mcl.config.finetune import FinetuneSettings
-from mcl.data.coco import CocoDetection, Framing, collate, plain_errors
+from mcl.data.coco import CocoDetection, Framing, collate
 from mcl.data.coco_json import CocoScenes, read_coco
 from mcl.data.loader import step_batches, steps_per_epoch
 from mcl.data.random import STREAM_DETECTION, STREAM_WEIGHTS, seeded
@@ -147,10 +147,10 @@ def _train(
     source = FrozenScenes(dataset) if training.store else dataset
 
     def batches(start_step: int) -> Iterator[Any]:
-        return plain_errors(step_batches(
+        return step_batches(
             source, settings.batch, settings.seed, start_step, total, settings.loop.workers, collate,
             pin_memory=device.type == "cuda",
-        ))  # fmt: skip
+        )  # fmt: skip
 
     summary = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
@@ -204,7 +204,7 @@ def _recompute(
     batches = step_batches(dataset, settings.batch, settings.seed, 0, steps, settings.loop.workers, collate)
     # Boxes are sampled at random in the heads; the seed makes a resumed run end the same.
     with seeded(STREAM_DETECTION, settings.seed):
-        return training.recompute_norms(plain_errors(batches), frozen)
+        return training.recompute_norms(batches, frozen)
 
 
 def _announce(notes: list[str], plan: DetectorPlan, report: LoadReport | None) -> None:

@@ -1,0 +1,93 @@
+"""``mcl bench step | data | loop | scale``: what training costs, measured side by side (scale: computed)."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mcl.bench.compare import compare_steps
+from mcl.bench.loading import decode_rows, decode_table, loader_rows, loader_table, size_of
+from mcl.bench.measure import waiter
+from mcl.bench.overhead import CHECKPOINT, DATA, LOGGING, LOOP, STEP, loop_shares, loop_table
+from mcl.bench.pictures import write_pictures
+from mcl.bench.scale import scale_table
+from mcl.bench.stopwatch import Stopwatch
+from mcl.bench.tables import publish
+from mcl.config.bench import BenchDataSettings, BenchLoopSettings, BenchScaleSettings, BenchStepSettings
+from mcl.config.optim import ScheduleSettings
+from mcl.data.sources import find_images
+from mcl.engine import loop
+from mcl.engine.device import prepare_device
+from mcl.run import pretrain
+
+HALF_MEGAPIXEL = 500_000
+
+
+def bench_step(settings: BenchStepSettings) -> dict[str, Any]:
+    """Time a training step of each encoding; returns what ``--json`` holds.
+
+    Raises:
+        RunFailed: the encodings do not compute the same loss.
+        UserError: a baseline is asked for and lightly is not installed.
+    """
+    tables, raw = compare_steps(settings, prepare_device(settings.loop))
+    return publish("step", tables, settings, raw)
+
+
+def bench_data(settings: BenchDataSettings) -> dict[str, Any]:
+    """Time the loader and decoding on generated JPEGs, or on ``--data``; returns what ``--json`` holds."""
+    prepare_device(settings.loop)
+    loaded, decoded = [], []
+    with tempfile.TemporaryDirectory(prefix="mcl-bench-") as folder:
+        for paths in _picture_sets(settings, Path(folder)):
+            loaded += loader_rows(settings, paths, size_of(paths))
+            decoded += decode_rows(settings, paths, size_of(paths))
+    return publish("data", [loader_table(loaded, settings), decode_table(decoded)], settings)
+
+
+def bench_loop(settings: BenchLoopSettings) -> dict[str, Any]:
+    """Pre-train for a few steps as ``mcl pretrain`` does and tell where the time went; returns what ``--json`` holds."""
+    watch = Stopwatch(
+        [
+            (pretrain.Pretraining, "train_step", STEP),
+            (pretrain, "step_batches", DATA),
+            (loop._Runner, "_report", LOGGING),
+            (loop._Runner, "_save", CHECKPOINT),
+            (loop._Runner, "run", LOOP),
+        ],
+        waiter(prepare_device(settings.loop)),
+    )
+    with tempfile.TemporaryDirectory(prefix="mcl-bench-") as folder:
+        data = settings.data
+        if data is None:
+            data = Path(folder) / "data"
+            write_pictures(data, settings.images, 500, 375)
+        schedule = ScheduleSettings(**{**settings.schedule.model_dump(), "epochs": None, "steps": settings.steps})
+        with watch:
+            pretrain.pretrain(settings.pretrain(data, Path(folder) / "run", schedule=schedule))
+    shares = loop_shares(watch, settings.skip, settings.loop.checkpoint_every)
+    title = (
+        f"Loop: {settings.steps - settings.skip} steps of {settings.batch} images, {settings.model.backbone}, "
+        f"{settings.image_size} px, {settings.loop.workers} worker(s)"
+    )
+    return publish("loop", [loop_table(shares, title)], settings)
+
+
+def bench_scale(settings: BenchScaleSettings) -> dict[str, Any]:
+    """Compute what a step costs on many GPUs; returns what ``--json`` holds."""
+    table, counted = scale_table(settings)
+    return publish("scale", [table], settings, {"counted": counted})
+
+
+def _picture_sets(settings: BenchDataSettings, folder: Path) -> list[list[Path]]:
+    """Sets of files to measure on; fewer of large pictures, so that each set takes about as long."""
+    if settings.data is not None:
+        return [find_images(settings.data)[: settings.images]]
+    sets = []
+    for size in settings.sizes:
+        width, height = map(int, size.split("x"))
+        fewer = max(1.0, width * height / HALF_MEGAPIXEL) ** 0.5
+        count = max(8, round(settings.images / fewer))
+        sets.append(write_pictures(folder / size, min(count, settings.images), width, height))
+    return sets
