@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test docs clean
 
 $(VENV)/.demo: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -23,3 +23,6 @@ test: $(VENV)/.test
 
 clean:
 	rm -rf $(VENV) runs
+
+docs: $(VENV)/.demo
+	$(BIN)/python -m mcl.run.reference > docs/reference.md

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
+from torch.utils.data import Dataset
 from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from mcl.bench.measure import Timing, in_turn
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchDataSettings
+from mcl.config.pretrain import ViewSettings
 from mcl.data.decode import read_image
 from mcl.data.loader import step_batches
-from mcl.data.views import TileMaker, UnlabeledImages, collate_tiles
+from mcl.data.random import STREAM_VIEWS, seeded
+from mcl.data.views import REFERENCE_SIZE, VIEWS, TileMaker, UnlabeledImages, collate_tiles
 
+DECODED = 8  # of a set are decoded in a round
 OURS, PLAIN = "tile-sized crops", "plain order"
 LOADER_COLUMNS = {
     "side": ("loader", "{}"), "picture": ("JPEGs", "{}"), "workers": ("workers", "{}"),
@@ -31,20 +39,63 @@ DECODE_COLUMNS = {
 }  # fmt: skip
 
 
-class PlainTileMaker(TileMaker):
-    """The plain order: decode fully, augment every view of every scale at full size, keep every s-th pixel."""
+class PlainImages(Dataset):
+    """The plain order: decode fully, augment every view of every scale at full size, keep every s-th pixel.
 
-    def enough_pixels(self) -> None:
-        """No size is enough: decode all of it."""
-        return None
+    Written here with torchvision's transforms, apart from the loader that it is compared with.
+    """
+
+    def __init__(self, paths: Sequence[Path], views: ViewSettings, scales: Sequence[int], size: int, seed: int) -> None:
+        self.paths, self.scales, self.seed = paths, scales, seed
+        self.transforms = {view: plain_transform(views, position, size) for position, view in enumerate(VIEWS)}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """The same sample that ``UnlabeledImages`` gives, made the long way."""
+        epoch, index = key
+        image = read_image(self.paths[index])
+        tiles: dict[int, dict[int, torch.Tensor]] = {view: {} for view in VIEWS}
+        for view in VIEWS:
+            for scale in self.scales:
+                with seeded(STREAM_VIEWS, self.seed, epoch, index, view, scale):
+                    full_size = F.pil_to_tensor(self.transforms[view](image))
+                tiles[view][scale] = full_size[:, ::scale, ::scale].contiguous()
+        return {"tiles": tiles, "index": index, "unreadable": []}
 
 
-def makers(settings: BenchDataSettings) -> dict[str, TileMaker]:
+def plain_transform(settings: ViewSettings, position: int, size: int) -> v2.Compose:
+    """torchvision's chain of the method's augmentations at full size; ``position`` of the view in the settings."""
+    jitter = v2.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
+    low, high = (radius * size / REFERENCE_SIZE for radius in settings.blur_radius)
+    blur = v2.Lambda(lambda image: image.filter(ImageFilter.GaussianBlur(float(torch.empty(()).uniform_(low, high)))))
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, settings.crop_scale, settings.crop_ratio),
+            v2.RandomHorizontalFlip(settings.flip),
+            v2.RandomApply([jitter], settings.jitter),
+            v2.RandomGrayscale(settings.gray),
+            v2.RandomApply([blur], settings.blur[position]),
+            v2.RandomSolarize(settings.solarize_threshold, settings.solarize[position]),
+        ]
+    )
+
+
+def datasets(settings: BenchDataSettings, paths: Sequence[Path]) -> dict[str, Dataset]:
     """Ours and the plain one, for the recipe's scales and image size."""
     scales, size, seed = settings.method.scales, settings.image_size, settings.seed
-    stride = settings.views.model_copy(update={"downsample": "stride"})
-    tile = settings.views.model_copy(update={"downsample": "tile"})
-    return {OURS: TileMaker(tile, scales, size, seed), PLAIN: PlainTileMaker(stride, scales, size, seed)}
+    views = settings.views.model_copy(update={"downsample": "tile"})
+    return {
+        OURS: UnlabeledImages(paths, TileMaker(views, scales, size, seed)),
+        PLAIN: PlainImages(paths, views, scales, size, seed),
+    }
+
+
+def enough_pixels(settings: BenchDataSettings) -> tuple[int, int]:
+    """(width, height) at which the smallest crop still has as many pixels as a full-size view."""
+    side = math.ceil(settings.image_size / math.sqrt(settings.views.crop_scale[0] or 1e-3))
+    return side, side
 
 
 def loader_rows(settings: BenchDataSettings, paths: Sequence[Path], picture: str) -> list[dict]:
@@ -53,8 +104,8 @@ def loader_rows(settings: BenchDataSettings, paths: Sequence[Path], picture: str
     for workers in settings.workers:
         rates: dict[str, list[float]] = {OURS: [], PLAIN: []}
         for _ in range(settings.rounds):
-            for name, maker in makers(settings).items():
-                rates[name].append(loader_rate(UnlabeledImages(paths, maker), workers))
+            for name, dataset in datasets(settings, paths).items():
+                rates[name].append(loader_rate(dataset, workers))
         plain = median(rates[PLAIN])
         for name, found in rates.items():
             middle = median(found)
@@ -65,7 +116,7 @@ def loader_rows(settings: BenchDataSettings, paths: Sequence[Path], picture: str
     return rows
 
 
-def loader_rate(dataset: UnlabeledImages, workers: int) -> float:
+def loader_rate(dataset: Dataset, workers: int) -> float:
     """images/s of one pass. The clock starts when every worker has given a batch: their start is not counted."""
     batch = max(1, len(dataset) // (6 * workers))
     steps = len(dataset) // batch
@@ -80,8 +131,8 @@ def loader_rate(dataset: UnlabeledImages, workers: int) -> float:
 
 def decode_rows(settings: BenchDataSettings, paths: Sequence[Path], picture: str) -> list[dict]:
     """Milliseconds of decoding one image from memory, one thread, in turn."""
-    files = [path.read_bytes() for path in dict.fromkeys(paths[:8])]
-    least = makers(settings)[OURS].enough_pixels()
+    files = [path.read_bytes() for path in dict.fromkeys(paths[:DECODED])]
+    least = enough_pixels(settings)
     functions = decoders(least)
     actions = {
         name: lambda function=function: [function(file) for file in files] for name, function in functions.items()

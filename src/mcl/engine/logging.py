@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from mcl.engine.run_folder import RunFolder
 
@@ -41,17 +42,26 @@ class Metrics:
             self._board.close()
 
 
+class _TwoLines(Progress):
+    """A bar, and the newest numbers below it (beside it they would push it off a narrow terminal)."""
+
+    numbers = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.numbers:
+            yield Text(self.numbers, style="dim")
+
+
 class Display:
     """Progress on a terminal, plain lines elsewhere."""
 
     def __init__(self, title: str, total_steps: int, start_step: int) -> None:
         self._live = console.is_terminal
         self.total_steps = total_steps
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TimeRemainingColumn(), TextColumn("{task.fields[line]}"), console=console, disable=not self._live,
-        )  # fmt: skip
-        self._task = self._progress.add_task(title, total=total_steps, completed=start_step, line="")
+        columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = _TwoLines(*columns, console=console, disable=not self._live)
+        self._task = self._progress.add_task(title, total=total_steps, completed=start_step)
         self._title = title
 
     def __enter__(self) -> Display:
@@ -68,7 +78,8 @@ class Display:
     def log(self, step: int, line: str) -> None:
         """Show the newest numbers."""
         if self._live:
-            self._progress.update(self._task, completed=step, line=line)
+            self._progress.numbers = line
+            self._progress.update(self._task, completed=step)
         else:
             console.print(f"{self._title} {step}/{self.total_steps}  {line}")
 

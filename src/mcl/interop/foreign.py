@@ -106,6 +106,16 @@ def _recognise(
     return _checked("state dict of a timm network", _under_body(plain), [], path)
 
 
+def _openmmlab_input(content: Any, state: dict[str, Tensor]) -> list[str]:
+    """OpenMMLab's checkpoints hold their config as text; its caffe-style backbones want BGR pixels of std 1."""
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    config = str(meta.get("cfg", "")) if isinstance(meta, Mapping) else ""
+    if not re.search(r"to_rgb'?\s*[=:]\s*False", config):
+        return []
+    plain_std = re.search(r"std'?\s*[=:]\s*\[\s*1\.?0?\s*,", config) is not None
+    return to_rgb(state, {"FORMAT": "BGR", "PIXEL_STD": [1.0 if plain_std else 58.0]})
+
+
 def _checked(
     kind: str, state: Mapping[str, Tensor], notes: list[str], path: Path
 ) -> tuple[str, dict[str, Tensor], list[str]]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +117,23 @@ def _check(source: TrunkSource, folder: Path) -> dict[str, float]:
     name = f"local-dir:{folder}"
     timm.create_model(name, pretrained=True)  # the whole network: every name must be there
     indices = tuple(source.trunk.backbone.body.feature_info.out_indices)
-    network = timm.create_model(name, pretrained=True, features_only=True, out_indices=indices).eval()
+    with _quiet_timm():
+        network = timm.create_model(name, pretrained=True, features_only=True, out_indices=indices).eval()
     with torch.no_grad():
         features = network(images)
     layout = getattr(network, "output_fmt", None)
     if layout is not None and layout.value == "NHWC":
         features = [feature.permute(0, 3, 1, 2) for feature in features]
     return compare(ours, {f"c{level + 2}": feature for level, feature in enumerate(features)})
+
+
+@contextmanager
+def _quiet_timm() -> Iterator[None]:
+    """Opening only the features, timm warns of what lies behind C5 in the file; it is there for the whole network."""
+    logger = logging.getLogger("timm.models._builder")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

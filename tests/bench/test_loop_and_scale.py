@@ -1,0 +1,97 @@
+"""Overhead of the loop, and the cost model of many GPUs."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from mcl.bench.overhead import CHECKPOINT, DATA, LOGGING, LOOP, OTHER, STEP, loop_shares
+from mcl.bench.scale import Counted, Wires, count_step, model_step
+from mcl.bench.stopwatch import Event, Stopwatch
+from mcl.config.base import from_values
+from mcl.config.bench import BenchLoopSettings, BenchScaleSettings
+from mcl.errors import RunFailed, UserError
+from mcl.run import pretrain
+from mcl.run.bench import bench_loop, bench_scale
+
+TINY = {
+    "batch": 4, "image_size": 32, "model.backbone": "test_resnet", "model.pyramid_channels": 16, "model.hidden": 32,
+    "model.embedding": 16, "model.head_convs": 1, "method.scales": [1, 2], "loop.threads": 1,
+}  # fmt: skip
+WIRES = Wires(node=8, link=100e9, network=10e9, link_latency=1e-6, network_latency=5e-6)
+COUNTED = Counted(
+    online=6 * 10**12, target=10**12, logits=10**6, parameters=25 * 10**6, targets=64, embedding=256,
+    online_norms=(64,) * 100, target_norms=(64,) * 50,
+)  # fmt: skip
+
+
+def test_stopwatch_times_calls_and_iterators_and_leaves_no_trace():
+    owner = SimpleNamespace(call=lambda: 3, stream=lambda: iter("ab"))
+    originals = dict(vars(owner))
+    with Stopwatch([(owner, "call", "call"), (owner, "stream", "next")]) as watch:
+        assert owner.call() == 3 and list(owner.stream()) == ["a", "b"]
+    assert [event.label for event in watch.events] == ["call", "next", "next"]
+    assert vars(owner) == originals
+
+
+def test_shares_leave_out_the_first_steps_and_count_checkpoints_at_the_recipes_rate():
+    watch = Stopwatch([])
+    for step in range(4):  # each: 0.1 data, 0.8 step, 0.05 logging, 0.05 nothing
+        at = float(step)
+        watch.events += [Event(DATA, at, at + 0.1), Event(STEP, at + 0.1, at + 0.9), Event(LOGGING, at + 0.9, at + 0.95)]
+    watch.events += [Event(CHECKPOINT, 4.0, 5.0), Event(LOOP, 0.0, 5.0)]
+    shares = loop_shares(watch, skip=2, checkpoint_every=20)
+    assert shares[STEP]["seconds"] == pytest.approx(1.6) and shares[DATA]["seconds"] == pytest.approx(0.2)
+    assert shares[CHECKPOINT]["seconds"] == pytest.approx(2 / 20)
+    assert shares[OTHER]["seconds"] == pytest.approx(0.1)
+    assert sum(value["share"] for value in shares.values()) == pytest.approx(1)
+    with pytest.raises(RunFailed, match="--steps"):
+        loop_shares(watch, skip=4, checkpoint_every=20)
+
+
+def test_a_real_run_is_taken_apart():
+    original = pretrain.Pretraining.train_step
+    given = {**TINY, "images": 8, "steps": 4, "skip": 1, "loop.workers": 0, "loop.tensorboard": False}
+    table = bench_loop(from_values(BenchLoopSettings, given))["tables"][0]
+    rows = {row["what"]: row for row in table["rows"]}
+    assert rows[STEP]["times"] == 3 and rows[DATA]["times"] == 3 and rows[CHECKPOINT]["times"] > 0
+    assert rows[STEP]["share"] + rows["outside the step"]["share"] == pytest.approx(1)
+    assert pretrain.Pretraining.train_step is original
+
+
+def test_one_gpu_sends_nothing():
+    step = model_step(COUNTED, WIRES, 1, flops=1e14, overlap=0.5)
+    assert step["gradients"] == step["gather"] == step["sync_bn"] == 0 and step["efficiency"] == 1
+
+
+def test_collectives_follow_their_formulas():
+    assert WIRES.all_reduce(1e9, 8) == pytest.approx(2 * 7 / 8 * 1e9 / 100e9 + 2 * 3e-6)
+    assert WIRES.all_gather(1e6, 32) == pytest.approx(31 * 1e6 / 10e9 + 3e-6 + 2 * 5e-6)
+    assert WIRES.bandwidth(8) == 100e9 and WIRES.bandwidth(9) == 10e9
+
+
+def test_more_gpus_never_cost_less_wire_and_overlap_hides_gradients():
+    steps = [model_step(COUNTED, WIRES, 2**i, 1e14, overlap=0.0) for i in range(9)]
+    for name in ("gradients", "gather", "sync_bn", "step"):
+        values = [step[name] for step in steps]
+        assert values == sorted(values)
+    hidden = model_step(COUNTED, WIRES, 64, 1e14, overlap=1.0)
+    assert hidden["exposed"] == max(0, hidden["gradients"] - 2 / 3 * 0.06) < steps[6]["exposed"]
+    assert all(step["node_bn_efficiency"] >= step["efficiency"] for step in steps)
+
+
+def test_counting_grows_with_the_batch_and_parameters_do_not():
+    settings = from_values(BenchScaleSettings, {"recipe": "mcl-r18-64", **TINY})
+    small, large = count_step(settings, 4), count_step(settings, 8)
+    assert large.online == 2 * small.online and large.parameters == small.parameters
+    assert small.targets == 8 and len(large.online_norms) == len(small.online_norms) > len(small.target_norms)
+
+
+def test_the_table_and_too_many_gpus():
+    given = {"recipe": "mcl-r18-64", **TINY, "gpus": [2], "images": 1000}
+    row = bench_scale(from_values(BenchScaleSettings, given))["tables"][0]["rows"][0]
+    assert row["per_gpu"] == 2 and row["step"] > 0 and math.isfinite(row["hours"])
+    with pytest.raises(UserError, match="--per_gpu"):
+        bench_scale(from_values(BenchScaleSettings, {**given, "gpus": [4]}))

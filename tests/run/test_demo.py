@@ -1,0 +1,33 @@
+"""The whole path in small: data, pre-training, two fine-tunings, a table; and what is kept on a second call."""
+
+from __future__ import annotations
+
+import pytest
+
+import mcl
+from mcl.errors import UserError
+
+SMALL = {
+    "unlabeled_images": 64, "train_scenes": 8, "test_scenes": 8, "image_size": 64, "pretrain_steps": 1,
+    "finetune_steps": 2, "threads": 1,
+}  # fmt: skip
+
+
+def test_demo_goes_all_the_way_and_keeps_what_is_done(tmp_path, capsys):
+    first = mcl.demo(out=tmp_path / "demo", **SMALL)
+    shown = capsys.readouterr().out
+    assert "from scratch" in shown and "pre-trained (MCL)" in shown
+    assert first["pretrained"]["loaded_share"] > 0.3 and first["scratch"]["loaded_share"] == 0
+    assert first["pretrained"]["cost"]["steps"] == first["scratch"]["cost"]["steps"] == 2
+    for file in ("pretrain/montage.png", "pretrained/detections.png", "scratch/detections.png", "data/preview.png"):
+        assert (tmp_path / "demo" / file).stat().st_size > 5000
+    again = mcl.demo(out=tmp_path / "demo", **SMALL)
+    assert again == first and capsys.readouterr().out.count("kept from an earlier call") == 4
+    with pytest.raises(UserError, match="--seed was 0, now 1"):
+        mcl.demo(out=tmp_path / "demo", **SMALL, seed=1)
+
+
+def test_demo_leaves_other_folders_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("x")
+    with pytest.raises(UserError, match="not a demo of mcl"):
+        mcl.demo(out=tmp_path, **SMALL)
