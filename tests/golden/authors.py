@@ -98,7 +98,7 @@ class Case:
         x = x + r.normal(0, 12, (n, 8, 3, size, size)).astype(np.float32)
         x = torch.from_numpy(x.clip(0, 255).astype(np.uint8))
         return {
-            v: {s: x[:, 4 * (v - 1) + scales.index(s), :, ::s, ::s].contiguous() for s in scales}
+            v: {s: x[:, 4 * (v - 1) + (1, 2, 4, 8).index(s), :, ::s, ::s].contiguous() for s in scales}
             for v in VIEWS
         }
 
