@@ -16,7 +16,8 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = [
-    "data_compose", "data_demo", "data_trees", "demo", "evaluate", "export", "finetune", "load_trunk", "pretrain",
+    "data_compose", "data_demo", "data_trees", "demo", "evaluate", "export", "finetune", "load_trunk",
+    "models", "pretrain",
 ]  # fmt: skip
 
 

@@ -130,6 +130,15 @@ class PretrainSettings(Command):
     image_size: int = Field(
         224, ge=32, multiple_of=32, description="Side of full-size images and montages in pixels."
     )
+    init_from: str | None = Field(
+        None,
+        description="Weights to start from: a file (torchvision, timm, MoCo, BYOL, SimSiam, DenseCL, SwAV, DINO, "
+        "Detectron2, MCL's authors), a trunk or run folder of ours, or a timm name; none: from scratch.",
+    )
+    init_parts: Literal["backbone", "backbone+pyramid", "backbone+pyramid+head"] | None = Field(
+        None, description="Parts of init_from to take; none: every part it has."
+    )
+    allow_partial: bool = Field(False, description="Accept an init_from that lacks tensors of the parts asked for.")
     model: ModelSettings = ModelSettings()
     method: MethodSettings = MethodSettings()
     views: ViewSettings = ViewSettings()

@@ -8,6 +8,7 @@ COMMANDS: dict[str, tuple[str, str, str, str, str]] = {
     "finetune": ("mcl.config.finetune", "FinetuneSettings", "mcl.run.finetune", "finetune", "trunk + boxes -> detector and its AP"),
     "evaluate": ("mcl.config.finetune", "EvaluateSettings", "mcl.run.evaluate", "evaluate", "AP of a fine-tuned detector"),
     "export": ("mcl.config.export", "ExportSettings", "mcl.run.export", "export", "trunk -> weights for other libraries"),
+    "models": ("mcl.config.models", "ModelsSettings", "mcl.run.models", "models", "backbones that a trunk can have"),
     "demo": ("mcl.config.demo", "DemoSettings", "mcl.run.demo", "demo", "the whole path on an embedded data set"),
     "data demo": ("mcl.config.data", "DataDemoSettings", "mcl.run.data", "data_demo", "write the embedded demo data set"),
     "data trees": ("mcl.config.data", "DataTreesSettings", "mcl.run.data", "data_trees", "write the trees data set (deepforest)"),

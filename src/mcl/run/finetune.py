@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +24,9 @@ from mcl.engine.logging import Display, console
 from mcl.engine.loop import run_loop
 from mcl.engine.optim import Schedule, resolve_length
 from mcl.engine.run_folder import CONFIG, RunFolder
+from mcl.interop.initial import read_any_trunk
 from mcl.interop.load_report import LoadReport
-from mcl.nn.trunk import TrunkSpec, read_trunk
+from mcl.nn.trunk import TrunkSpec
 from mcl.run.evaluate import check_classes, headline, measure, percent
 from mcl.run.resume import require_same_settings
 
@@ -60,8 +60,8 @@ def finetune(settings: FinetuneSettings) -> dict[str, Any]:
     started = time.perf_counter()
     train = read_coco(settings.train, settings.images, settings.max_missing)
     val = read_coco(settings.val, settings.val_images or settings.images, settings.max_missing)
-    plan, state = _plan(settings, train)
-    notes = train.notes + val.notes + check_classes(val, plan.names)
+    plan, state, told = _plan(settings, train)
+    notes = told + train.notes + val.notes + check_classes(val, plan.names)
     device = prepare_device(settings.loop)
     detector, report = _build(settings, plan, state)
     folder = RunFolder.open(settings.out, settings.resume, settings.overwrite)
@@ -90,13 +90,16 @@ def finetune(settings: FinetuneSettings) -> dict[str, Any]:
 
 def _plan(
     settings: FinetuneSettings, train: CocoScenes
-) -> tuple[DetectorPlan, dict[str, torch.Tensor] | None]:
-    """Shapes from the trunk, ``--like`` or ``--model.*``; and the trunk's weights, if there is one."""
-    state, source = None, settings.like if settings.trunk == "none" else Path(settings.trunk)
+) -> tuple[DetectorPlan, dict[str, torch.Tensor] | None, list[str]]:
+    """Shapes from the trunk, ``--like`` or ``--model.*``; the trunk's weights, if there is one; what was noted."""
+    state, notes, source = None, [], settings.like if settings.trunk == "none" else settings.trunk
     if source is not None:
-        spec, tensors, _ = read_trunk(source)
+        spec, tensors, told = read_any_trunk(source, settings.image_size)
         state = tensors if settings.trunk != "none" else None
-        roi_size, image_size = spec.window, settings.image_size or spec.image_size
+        image_size = settings.image_size or spec.image_size
+        # Weights from elsewhere do not tell which windows their head knows, if they have one.
+        roi_size = SCRATCH_WINDOW if "kind" in told else spec.window
+        notes = [f"{source}: {note}" for note in (told["kind"], *told["notes"])] if "kind" in told else []
     else:
         image_size, roi_size = settings.image_size or SCRATCH_SIZE, SCRATCH_WINDOW
         spec = TrunkSpec(**settings.model.model_dump(), image_size=image_size)
@@ -111,7 +114,7 @@ def _plan(
         tuple(views.short_sides),
         views.long_side,
     )
-    return plan, state
+    return plan, state, notes
 
 
 def _build(

@@ -19,6 +19,7 @@ from mcl.engine.loop import run_loop
 from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, resolve_length, set_lr
 from mcl.engine.run_folder import CONFIG, RunFolder
 from mcl.errors import RunFailed
+from mcl.interop.initial import apply_initial_weights
 from mcl.methods.base import Method
 from mcl.methods.mcl import Mcl
 from mcl.nn.trunk import FILE_NAME, Trunk, TrunkSpec, save_trunk
@@ -173,6 +174,11 @@ class Skipped:
 def _build_method(settings: PretrainSettings, spec: TrunkSpec) -> Method:
     with seeded(STREAM_WEIGHTS, settings.seed):
         trunk = Trunk(spec, settings.model.pretrained)
+        if settings.init_from and not settings.resume:
+            report = apply_initial_weights(
+                trunk, settings.init_from, settings.init_parts, settings.allow_partial
+            )
+            console.print("\n".join(report.lines()), markup=False)
         method = Mcl(
             trunk,
             settings.model,
