@@ -20,6 +20,7 @@ from mcl.engine.logging import console
 from mcl.errors import UserError
 
 NONE = "-"
+COMPUTED = ("scale",)  # these numbers do not come from the machine
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def publish(
         console.print(to_rich(table))
         for note in table.notes:
             console.print(note, style="dim", markup=False)
-    console.print(one_line(machine), style="dim", markup=False)
+    if bench not in COMPUTED:
+        console.print(one_line(machine), style="dim", markup=False)
     content = {
         "bench": bench,
         "machine": machine,
@@ -91,7 +93,7 @@ def to_markdown(table: Table, with_title: bool = True) -> str:
 
 
 def read_tables(path: Path | str) -> tuple[list[Table], dict[str, Any]]:
-    """Tables of a JSON written by ``publish``, and the machine they were measured on.
+    """Tables of a JSON written by ``publish``, and all of its content.
 
     Raises:
         UserError: missing, or not such a file.
@@ -102,7 +104,7 @@ def read_tables(path: Path | str) -> tuple[list[Table], dict[str, Any]]:
             Table(t["title"], {k: tuple(v) for k, v in t["columns"].items()}, t["rows"], t["notes"])
             for t in content["tables"]
         ]
-        return tables, content["machine"]
+        return tables, {"bench": content["bench"], "machine": content["machine"], **content}
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -111,8 +113,9 @@ def read_tables(path: Path | str) -> tuple[list[Table], dict[str, Any]]:
 
 def markdown_of(path: Path | str) -> str:
     """All tables of a JSON as Markdown, with the machine under them."""
-    tables, machine = read_tables(path)
-    return "\n\n".join([*map(to_markdown, tables), one_line(machine)]) + "\n"
+    tables, content = read_tables(path)
+    measured_on = [] if content["bench"] in COMPUTED else [one_line(content["machine"])]
+    return "\n\n".join([*map(to_markdown, tables), *measured_on]) + "\n"
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

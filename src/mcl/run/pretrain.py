@@ -22,6 +22,7 @@ from mcl.errors import RunFailed
 from mcl.interop.initial import apply_initial_weights
 from mcl.methods.base import Method
 from mcl.methods.mcl import Mcl
+from mcl.nn.pyramid import LEVELS
 from mcl.nn.trunk import FILE_NAME, Trunk, TrunkSpec, save_trunk
 from mcl.report.montage import draw_montages
 from mcl.run.resume import require_same_settings
@@ -213,6 +214,8 @@ def _say_start(
         console.print(
             f"batch {settings.batch} does not fill whole montages, so images are tiles unequally often ({'; '.join(uneven)})"
         )
+    if untrained := LEVELS[: len(LEVELS) - len(settings.method.scales)]:
+        console.print(f"without smaller scales, the pyramid's {', '.join(untrained)} are handed on untrained")
     if images < settings.batch:
         console.print(
             f"fewer images than a batch: every batch repeats some of the {images} (a repeated image counts as a negative of itself)"
