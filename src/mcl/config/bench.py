@@ -47,17 +47,27 @@ class BenchStepSettings(BenchSettings):
     baselines: list[Baseline] = Field(
         [], description=f"Also time methods built from lightly's parts: {', '.join(BASELINES)}."
     )
-    memory: bool = Field(True, description="Measure peak memory (on a CPU each side in a process of its own).")
+    memory: bool = Field(
+        True, description="Measure peak memory (on a CPU each side in a process of its own)."
+    )
     parts: bool = Field(True, description="Time the parts of each side in extra steps.")
 
 
 class BenchDataSettings(BenchSettings):
     """Images/s of the loader and of JPEG decoding, ours against the plain order, in turn."""
 
-    sizes: list[Size] = Field(["500x375", "4000x3000"], description="Sizes of the generated JPEGs, width x height.")
+    sizes: list[Size] = Field(
+        ["500x375", "4000x3000"], description="Sizes of the generated JPEGs, width x height."
+    )
     data: Path | None = Field(None, description="Measure on these images instead of generated ones.")
-    images: int = Field(96, ge=2, description="Images a measurement, for pictures of half a megapixel or less; fewer of larger ones.")
-    workers: list[Annotated[int, Field(ge=1, le=64)]] = Field([1, 2], description="Numbers of loader processes.")
+    images: int = Field(
+        96,
+        ge=2,
+        description="Images a measurement, for pictures of half a megapixel or less; fewer of larger ones.",
+    )
+    workers: list[Annotated[int, Field(ge=1, le=64)]] = Field(
+        [1, 2], description="Numbers of loader processes."
+    )
     rounds: int = Field(3, ge=1, description="Measurements of each side; the median is shown.")
 
 
@@ -67,7 +77,9 @@ class BenchLoopSettings(BenchSettings):
     data: Path | None = Field(None, description="Images to train on; none: generated JPEGs of 500x375.")
     images: int = Field(192, ge=2, description="How many images to generate.")
     steps: int = Field(60, ge=2, description="Steps of the run.")
-    skip: int = Field(10, ge=1, description="First steps that are not counted (workers start, memory is got).")
+    skip: int = Field(
+        10, ge=1, description="First steps that are not counted (workers start, memory is got)."
+    )
 
 
 class BenchScaleSettings(BenchSettings):
@@ -76,12 +88,22 @@ class BenchScaleSettings(BenchSettings):
     recipe: str | None = Field("mcl-r50-imagenet", description="Shipped settings to start from.")
     gpus: list[Annotated[int, Field(ge=1)]] = Field([8, 16, 32, 64, 128, 256], description="Numbers of GPUs.")
     per_gpu: int | None = Field(None, ge=2, description="Images a GPU and step; none: batch / gpus.")
-    images: int = Field(1_281_167, ge=1, description="Images of the training set (ImageNet), for the hours of a run.")
-    peak_tflops: float = Field(312.0, gt=0, description="Peak of one GPU in the recipe's precision (A100, bf16), TFLOP/s.")
-    utilisation: float = Field(0.3, gt=0, le=1, description="Share of the peak that the step's convolutions reach.")
+    images: int = Field(
+        1_281_167, ge=1, description="Images of the training set (ImageNet), for the hours of a run."
+    )
+    peak_tflops: float = Field(
+        312.0, gt=0, description="Peak of one GPU in the recipe's precision (A100, bf16), TFLOP/s."
+    )
+    utilisation: float = Field(
+        0.3, gt=0, le=1, description="Share of the peak that the step's convolutions reach."
+    )
     node: int = Field(8, ge=1, description="GPUs of one machine.")
     link: float = Field(200.0, gt=0, description="All-reduce bandwidth inside a machine (NVLink), GB/s.")
     network: float = Field(25.0, gt=0, description="Network bandwidth of a machine, GB/s.")
     link_latency: float = Field(10.0, ge=0, description="Latency of one hop inside a machine, microseconds.")
-    network_latency: float = Field(20.0, ge=0, description="Latency of one hop between machines, microseconds.")
-    overlap: Fraction = Field(0.8, description="Share of the backward pass behind which gradients can be sent.")
+    network_latency: float = Field(
+        20.0, ge=0, description="Latency of one hop between machines, microseconds."
+    )
+    overlap: Fraction = Field(
+        0.8, description="Share of the backward pass behind which gradients can be sent."
+    )

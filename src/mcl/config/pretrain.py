@@ -138,7 +138,9 @@ class PretrainSettings(Command):
     init_parts: Literal["backbone", "backbone+pyramid", "backbone+pyramid+head"] | None = Field(
         None, description="Parts of init_from to take; none: every part it has."
     )
-    allow_partial: bool = Field(False, description="Accept an init_from that lacks tensors of the parts asked for.")
+    allow_partial: bool = Field(
+        False, description="Accept an init_from that lacks tensors of the parts asked for."
+    )
     model: ModelSettings = ModelSettings()
     method: MethodSettings = MethodSettings()
     views: ViewSettings = ViewSettings()
