@@ -56,6 +56,13 @@ def test_decoders_side_by_side(settings, paths):
 
 
 def test_the_command():
-    given = {"image_size": 32, "method.scales": [1], "rounds": 1, "images": 8, "sizes": ["64x48"], "workers": [1]}
+    given = {
+        "image_size": 32,
+        "method.scales": [1],
+        "rounds": 1,
+        "images": 8,
+        "sizes": ["64x48"],
+        "workers": [1],
+    }
     loader, decoding = bench_data(from_values(BenchDataSettings, given))["tables"]
     assert [row["workers"] for row in loader["rows"]] == [1, 1] and len(decoding["rows"]) >= 3

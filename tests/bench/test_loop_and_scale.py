@@ -39,7 +39,11 @@ def test_shares_leave_out_the_first_steps_and_count_checkpoints_at_the_recipes_r
     watch = Stopwatch([])
     for step in range(4):  # each: 0.1 data, 0.8 step, 0.05 logging, 0.05 nothing
         at = float(step)
-        watch.events += [Event(DATA, at, at + 0.1), Event(STEP, at + 0.1, at + 0.9), Event(LOGGING, at + 0.9, at + 0.95)]
+        watch.events += [
+            Event(DATA, at, at + 0.1),
+            Event(STEP, at + 0.1, at + 0.9),
+            Event(LOGGING, at + 0.9, at + 0.95),
+        ]
     watch.events += [Event(CHECKPOINT, 4.0, 5.0), Event(LOOP, 0.0, 5.0)]
     shares = loop_shares(watch, skip=2, checkpoint_every=20)
     assert shares[STEP]["seconds"] == pytest.approx(1.6) and shares[DATA]["seconds"] == pytest.approx(0.2)

@@ -65,7 +65,9 @@ def test_flops_without_data_are_those_of_a_real_step(steps, counted, side):
         step()
     assert sum(parts.values()) == counter.get_total_flops()
     assert parts == count_flops(parts_of(step.method), step.gradients_only)
-    assert all(parts[part] > 0 for part in ("backbone", "pyramid", "head", "projector", "predictors", "target"))
+    assert all(
+        parts[part] > 0 for part in ("backbone", "pyramid", "head", "projector", "predictors", "target")
+    )
 
 
 def test_backward_is_charged_to_its_part(steps, counted):
@@ -151,7 +153,9 @@ def test_memory_is_measured_in_a_process_of_its_own():
 
 
 def test_lists_are_given_with_commas():
-    given = from_arguments(BenchStepSettings, ["--baselines", "mocov2,byol", "--json", "a.json"], "mcl bench step")
+    given = from_arguments(
+        BenchStepSettings, ["--baselines", "mocov2,byol", "--json", "a.json"], "mcl bench step"
+    )
     assert given.baselines == ["mocov2", "byol"] and given.json_file.name == "a.json"
     with pytest.raises(UserError, match="baselines"):
         settings(baselines=["simclr"])

@@ -11,7 +11,9 @@ from mcl.config.base import from_values
 from mcl.config.bench import BenchSettings
 from mcl.errors import UserError
 
-TABLE = Table("Times", {"side": ("side", "{}"), "s": ("time", "{:.1f} s")}, [{"side": "a", "s": 1.25}, {"side": "b"}])
+TABLE = Table(
+    "Times", {"side": ("side", "{}"), "s": ("time", "{:.1f} s")}, [{"side": "a", "s": 1.25}, {"side": "b"}]
+)
 
 
 def test_markdown_shows_a_dash_for_what_is_not_there():
@@ -41,5 +43,7 @@ def test_other_files_are_refused(tmp_path, text):
 
 
 def test_settings_of_a_recipe_become_those_of_pretrain(tmp_path):
-    made = from_values(BenchSettings, {"recipe": "mcl-r18-128", "batch": 6}).pretrain(tmp_path, tmp_path / "run")
+    made = from_values(BenchSettings, {"recipe": "mcl-r18-128", "batch": 6}).pretrain(
+        tmp_path, tmp_path / "run"
+    )
     assert made.batch == 6 and made.image_size == 128 and made.out == tmp_path / "run"

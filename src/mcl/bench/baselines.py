@@ -119,7 +119,9 @@ class Byol(Baseline):
         views = (images_1, images_2)
         online = [self.online["project"](self._maps(self.online, view).mean(dim=(2, 3))) for view in views]
         with torch.no_grad():
-            targets = [self.target["project"](self._maps(self.target, view).mean(dim=(2, 3))) for view in views]
+            targets = [
+                self.target["project"](self._maps(self.target, view).mean(dim=(2, 3))) for view in views
+            ]
         first, second = (self.extra["predict"](embedding) for embedding in online)
         return 0.5 * (self.criterion(first, targets[1]) + self.criterion(second, targets[0]))
 

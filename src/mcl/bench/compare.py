@@ -114,9 +114,7 @@ def _step_table(
     return Table(title, STEP_COLUMNS, rows, notes)
 
 
-def _part_table(
-    flops: Mapping[str, Mapping[str, int]], seconds: Mapping[str, Mapping[str, float]]
-) -> Table:
+def _part_table(flops: Mapping[str, Mapping[str, int]], seconds: Mapping[str, Mapping[str, float]]) -> Table:
     rows = []
     for side, parts in seconds.items():
         total, all_flops = sum(parts.values()), sum(flops[side].values())
@@ -126,7 +124,9 @@ def _part_table(
                 "side": side, "part": part, "gflop": count / 1e9, "share": count / all_flops, "seconds": time,
                 "time_share": time / total, "gflops": count / time / 1e9 if count and time else None,
             })  # fmt: skip
-    notes = ["rest: montages, logits and loss, clipping, EMA; timed in steps of their own, forward and backward"]
+    notes = [
+        "rest: montages, logits and loss, clipping, EMA; timed in steps of their own, forward and backward"
+    ]
     return Table("Parts of a step", PART_COLUMNS, rows, notes)
 
 

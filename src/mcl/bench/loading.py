@@ -45,9 +45,13 @@ class PlainImages(Dataset):
     Written here with torchvision's transforms, apart from the loader that it is compared with.
     """
 
-    def __init__(self, paths: Sequence[Path], views: ViewSettings, scales: Sequence[int], size: int, seed: int) -> None:
+    def __init__(
+        self, paths: Sequence[Path], views: ViewSettings, scales: Sequence[int], size: int, seed: int
+    ) -> None:
         self.paths, self.scales, self.seed = paths, scales, seed
-        self.transforms = {view: plain_transform(views, position, size) for position, view in enumerate(VIEWS)}
+        self.transforms = {
+            view: plain_transform(views, position, size) for position, view in enumerate(VIEWS)
+        }
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -69,7 +73,9 @@ def plain_transform(settings: ViewSettings, position: int, size: int) -> v2.Comp
     """torchvision's chain of the method's augmentations at full size; ``position`` of the view in the settings."""
     jitter = v2.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
     low, high = (radius * size / REFERENCE_SIZE for radius in settings.blur_radius)
-    blur = v2.Lambda(lambda image: image.filter(ImageFilter.GaussianBlur(float(torch.empty(()).uniform_(low, high)))))
+    blur = v2.Lambda(
+        lambda image: image.filter(ImageFilter.GaussianBlur(float(torch.empty(()).uniform_(low, high))))
+    )
     return v2.Compose(
         [
             v2.RandomResizedCrop(size, settings.crop_scale, settings.crop_ratio),
@@ -135,7 +141,8 @@ def decode_rows(settings: BenchDataSettings, paths: Sequence[Path], picture: str
     least = enough_pixels(settings)
     functions = decoders(least)
     actions = {
-        name: lambda function=function: [function(file) for file in files] for name, function in functions.items()
+        name: lambda function=function: [function(file) for file in files]
+        for name, function in functions.items()
     }
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -158,7 +165,9 @@ def decode_rows(settings: BenchDataSettings, paths: Sequence[Path], picture: str
 def decoders(least: tuple[int, int]) -> dict[str, Callable[[bytes], object]]:
     """Ways to decode a JPEG from memory; simplejpeg if it is installed."""
     found: dict[str, Callable[[bytes], object]] = {
-        f"mcl (Pillow draft, at least {least[0]} px)": lambda data: read_image(io.BytesIO(data), at_least=least),
+        f"mcl (Pillow draft, at least {least[0]} px)": lambda data: read_image(
+            io.BytesIO(data), at_least=least
+        ),
         "Pillow, full": lambda data: read_image(io.BytesIO(data)),
         "torchvision decode_jpeg, full": lambda data: decode_jpeg(
             torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB
@@ -178,7 +187,9 @@ def decoders(least: tuple[int, int]) -> dict[str, Callable[[bytes], object]]:
 def pixel_error(path: Path, least: tuple[int, int], size: int) -> float:
     """Mean absolute difference (0-255) of the picture at training size, decoded at reduced size or fully."""
     both = [
-        np.asarray(read_image(path, at_least=wanted).resize((size, size), Image.Resampling.BILINEAR), dtype=float)
+        np.asarray(
+            read_image(path, at_least=wanted).resize((size, size), Image.Resampling.BILINEAR), dtype=float
+        )
         for wanted in (least, None)
     ]
     return float(np.abs(both[0] - both[1]).mean())
@@ -206,5 +217,3 @@ def size_of(paths: Sequence[Path]) -> str:
     with Image.open(paths[0]) as image:
         width, height = image.size
     return f"{width}x{height}, {sum(p.stat().st_size for p in paths) / len(paths) / 1000:.0f} kB"
-
-

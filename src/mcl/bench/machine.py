@@ -32,7 +32,9 @@ def describe_machine() -> dict[str, Any]:
 
 def one_line(machine: dict[str, Any]) -> str:
     """For the line under a table."""
-    where = ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['cores']} cores ({machine['capability']})"
+    where = (
+        ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['cores']} cores ({machine['capability']})"
+    )
     return f"{where}; torch {machine['torch']}, {machine['threads']} threads"
 
 

@@ -132,7 +132,9 @@ def _nodes_between(outside: set, start: set) -> list:
     found = []
     while stack:
         node = stack.pop()
-        if node in seen or hasattr(node, "variable"):  # AccumulateGrad lives on with its parameter, hooks and all
+        if node in seen or hasattr(
+            node, "variable"
+        ):  # AccumulateGrad lives on with its parameter, hooks and all
             continue
         seen.add(node)
         found.append(node)

@@ -118,9 +118,7 @@ def sync_bn(counted: Counted, wires: Wires, gpus: int) -> float:
     return forward + backward
 
 
-def model_step(
-    counted: Counted, wires: Wires, gpus: int, flops: float, overlap: float
-) -> dict[str, float]:
+def model_step(counted: Counted, wires: Wires, gpus: int, flops: float, overlap: float) -> dict[str, float]:
     """Seconds of each part of a step on ``gpus`` GPUs that reach ``flops`` FLOP/s each."""
     compute = (counted.online + counted.target + gpus * counted.logits) / flops
     backward = 2 / 3 * counted.online / flops
@@ -151,7 +149,9 @@ def scale_table(settings: BenchScaleSettings) -> tuple[Table, dict[str, dict]]:
     for gpus in settings.gpus:
         per_gpu = settings.per_gpu or settings.batch // gpus
         if per_gpu < 2:
-            raise UserError(f"--gpus {gpus}: a batch of {settings.batch} leaves {per_gpu} images a GPU; give --per_gpu")
+            raise UserError(
+                f"--gpus {gpus}: a batch of {settings.batch} leaves {per_gpu} images a GPU; give --per_gpu"
+            )
         counted = count_step(settings, per_gpu)
         parts = model_step(counted, wires, gpus, flops, settings.overlap)
         rate = gpus * per_gpu / parts["step"]

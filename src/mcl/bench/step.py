@@ -141,7 +141,9 @@ def check_same_losses(steps: dict[str, TrainingStep]) -> dict[str, float]:
         RunFailed: a loss of a level or the total differs by more than 1e-4 relative, or a cosine by 1e-4.
     """
     first = next(iter(steps.values()))
-    with torch.no_grad():  # running statistics of these very canvases: without, activations grow from block to block
+    with (
+        torch.no_grad()
+    ):  # running statistics of these very canvases: without, activations grow from block to block
         first.method.loss(first.batch, 0)
     numbers = {}
     for name, step in steps.items():

@@ -41,7 +41,10 @@ class Table:
     def cells(self) -> list[list[str]]:
         """The rows as they are shown."""
         return [
-            [NONE if row.get(key) is None else form.format(row[key]) for key, (_, form) in self.columns.items()]
+            [
+                NONE if row.get(key) is None else form.format(row[key])
+                for key, (_, form) in self.columns.items()
+            ]
             for row in self.rows
         ]
 

@@ -63,7 +63,9 @@ def bench_loop(settings: BenchLoopSettings) -> dict[str, Any]:
         if data is None:
             data = Path(folder) / "data"
             write_pictures(data, settings.images, 500, 375)
-        schedule = ScheduleSettings(**{**settings.schedule.model_dump(), "epochs": None, "steps": settings.steps})
+        schedule = ScheduleSettings(
+            **{**settings.schedule.model_dump(), "epochs": None, "steps": settings.steps}
+        )
         with watch:
             pretrain.pretrain(settings.pretrain(data, Path(folder) / "run", schedule=schedule))
     shares = loop_shares(watch, settings.skip, settings.loop.checkpoint_every)
