@@ -56,10 +56,9 @@ def _command(argv: list[str]) -> tuple[str, list[str]]:
         name = " ".join(argv[:words])
         if name in COMMANDS:
             return name, argv[words:]
-    if argv[0] == "data":
-        known = [name.split()[1] for name in COMMANDS if name.startswith("data ")]
+    if known := [name.split()[1] for name in COMMANDS if name.startswith(f"{argv[0]} ")]:
         given = argv[1] if len(argv) > 1 else ""
-        raise UserError(f"mcl data: give one of {', '.join(known)}{did_you_mean(given, known)}")
+        raise UserError(f"mcl {argv[0]}: give one of {', '.join(known)}{did_you_mean(given, known)}")
     raise UserError(f"unknown command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}; mcl --help lists them")
 
 

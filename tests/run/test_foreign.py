@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from images import picture_folder
 from safetensors.torch import load_file
 
 import mcl
+from images import picture_folder
 from mcl.errors import UserError
 
 TINY = {

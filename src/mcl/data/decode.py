@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image, ImageOps
 # Image.open is given this list: formats that call external programs (EPS) or are not pictures stay closed.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
 SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".mpo"])
+
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF: width and height swapped
 
 
 class UnreadableImage(Exception):
@@ -34,17 +37,36 @@ def read_image(
     Raises:
         UnreadableImage: missing, empty, truncated, too large (Pillow's decompression-bomb limit) or no picture.
     """
+    return read_reduced(path, lambda _: at_least, upright)[0]
+
+
+def read_reduced(
+    path: Path | str,
+    at_least: Callable[[tuple[int, int]], tuple[int, int] | None],
+    upright: bool = True,
+) -> tuple[Image.Image, tuple[int, int]]:
+    """``read_image``, where the pixels that are enough depend on the picture's size.
+
+    Args:
+        at_least: (width, height) of the picture, after rotation -> (width, height) that are enough, or none.
+
+    Returns:
+        The image, and the (width, height) it would have if decoded fully.
+    """
     try:
         with warnings.catch_warnings():
             # Pillow warns above 89 million pixels (a large aerial photo) and raises above twice that (a bomb).
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as image:
-                if at_least is not None and image.format == "JPEG":
-                    image.draft("RGB", at_least)
+                turned = upright and image.getexif().get(ORIENTATION, 1) in SIDEWAYS
+                full = image.size[::-1] if turned else image.size
+                enough = at_least(full)
+                if enough is not None and image.format == "JPEG":
+                    image.draft("RGB", enough[::-1] if turned else enough)
                 image.load()
                 if upright:
                     image = ImageOps.exif_transpose(image)
-                return _to_rgb(image)
+                return _to_rgb(image), full
     except Image.DecompressionBombError:
         raise UnreadableImage(f"larger than {2 * Image.MAX_IMAGE_PIXELS:,} pixels") from None
     except FileNotFoundError:

@@ -8,54 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional as F
 
 from mcl.config.pretrain import ViewSettings
-from mcl.data.decode import UnreadableImage, read_image
-from mcl.data.random import STREAM_VIEWS, seeded
+from mcl.data.augment import Draw, Numbers, apply, draw
+from mcl.data.decode import UnreadableImage, read_reduced
+from mcl.data.random import STREAM_VIEWS, generator_for
 from mcl.errors import RunFailed
 
 VIEWS = (1, 2)
 REFERENCE_SIZE = 224  # blur radii are given for views of this size
 
-
-class GaussianBlur(v2.Transform):
-    """Pillow's Gaussian blur with a radius drawn from a range, in pixels."""
-
-    def __init__(self, radius: tuple[float, float]) -> None:
-        super().__init__()
-        self.radius = radius
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the radius."""
-        return {"radius": float(torch.empty(()).uniform_(*self.radius))}
-
-    def transform(self, inpt: Image.Image, params: dict[str, Any]) -> Image.Image:
-        """Blur one image."""
-        return inpt.filter(ImageFilter.GaussianBlur(params["radius"]))
-
-
-def tile_transform(settings: ViewSettings, view: int, size: int) -> v2.Compose:
-    """The chain of augmentations of one view for tiles of ``size`` pixels; PIL image in, PIL image out."""
-    jitter = v2.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
-    radius = tuple(r * size / REFERENCE_SIZE for r in settings.blur_radius)
-    position = VIEWS.index(view)
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(
-                size, settings.crop_scale, settings.crop_ratio, InterpolationMode.BILINEAR, antialias=True
-            ),
-            v2.RandomHorizontalFlip(settings.flip),
-            v2.RandomApply([jitter], settings.jitter),
-            v2.RandomGrayscale(settings.gray),
-            v2.RandomApply([GaussianBlur(radius)], settings.blur[position]),
-            v2.RandomSolarize(settings.solarize_threshold, settings.solarize[position]),
-        ]
-    )
+Drawn = dict[tuple[int, int], Draw]  # (view, scale) -> what happens to the tile
 
 
 class TileMaker:
@@ -63,30 +29,57 @@ class TileMaker:
 
     def __init__(self, settings: ViewSettings, scales: Sequence[int], image_size: int, seed: int) -> None:
         self.settings, self.scales, self.image_size, self.seed = settings, tuple(scales), image_size, seed
-        self._transforms = {
-            (view, scale): tile_transform(settings, view, self._augmented_size(scale))
-            for view in VIEWS
-            for scale in self.scales
-        }
 
-    def enough_pixels(self) -> tuple[int, int]:
-        """(width, height) below which decoding at reduced size would cost sharpness in the smallest crop."""
-        side = math.ceil(self.image_size / math.sqrt(self.settings.crop_scale[0] or 1e-3))
-        return side, side
+    def draw(self, size: tuple[int, int], epoch: int, index: int) -> Drawn:
+        """(view, scale) -> what happens to that tile of a picture of ``size`` (width, height)."""
+        drawn = {}
+        for view in VIEWS:
+            for scale in self.scales:
+                numbers = Numbers(generator_for(STREAM_VIEWS, self.seed, epoch, index, view, scale))
+                side = self._augmented_size(scale)
+                radius = tuple(r * side / REFERENCE_SIZE for r in self.settings.blur_radius)
+                drawn[view, scale] = draw(numbers, self.settings, VIEWS.index(view), size, radius)
+        return drawn
+
+    def enough_pixels(self, drawn: Drawn, size: tuple[int, int]) -> tuple[int, int] | None:
+        """(width, height) at which every crop of a picture of ``size`` still has as many pixels as its tile.
+
+        Crops are drawn in pixels of the whole picture, so the JPEG decoder's reduction (1/2, 1/4, 1/8) can follow
+        them. It is the same for all tiles of an image, for the image is decoded once.
+        """
+        needed = 0.0
+        for (_, scale), tile in drawn.items():
+            left, top, right, bottom = tile.box
+            needed = max(needed, self._augmented_size(scale) / min(right - left, bottom - top))
+        return math.ceil(size[0] * needed), math.ceil(size[1] * needed)
+
+    def make(self, drawn: Drawn, image: Image.Image, full: tuple[int, int]) -> dict[int, dict[int, Tensor]]:
+        """Apply what was drawn: view -> scale s -> (3, S/s, S/s) uint8; ``full`` is the size before reduction."""
+        levels, tiles = {1: image}, {view: {} for view in VIEWS}
+        for (view, scale), tile in drawn.items():
+            pixels = apply(tile, levels, full, self._augmented_size(scale), self.settings.solarize_threshold)
+            strided = self.settings.downsample == "stride"
+            tiles[view][scale] = pixels[:, ::scale, ::scale].contiguous() if strided else pixels
+        return tiles
 
     def __call__(self, image: Image.Image, epoch: int, index: int) -> dict[int, dict[int, Tensor]]:
-        """view -> scale s -> (3, S/s, S/s) uint8; a function of (seed, epoch, index, view, scale) and the image."""
-        return {
-            view: {scale: self._tile(image, epoch, index, view, scale) for scale in self.scales}
-            for view in VIEWS
-        }
+        """Tiles of a fully decoded image; a function of (seed, epoch, index, view, scale) and the image."""
+        return self.make(self.draw(image.size, epoch, index), image, image.size)
 
-    def _tile(self, image: Image.Image, epoch: int, index: int, view: int, scale: int) -> Tensor:
-        with seeded(STREAM_VIEWS, self.seed, epoch, index, view, scale):
-            tile = F.pil_to_tensor(self._transforms[view, scale](image))
-        if self.settings.downsample == "stride":
-            return tile[:, ::scale, ::scale].contiguous()
-        return tile
+    def read(self, path: Path, epoch: int, index: int) -> dict[int, dict[int, Tensor]]:
+        """Tiles of an image file, decoded no larger than its crops need.
+
+        Raises:
+            UnreadableImage: see ``read_image``.
+        """
+        drawn: Drawn = {}
+
+        def enough(size: tuple[int, int]) -> tuple[int, int] | None:
+            drawn.update(self.draw(size, epoch, index))
+            return self.enough_pixels(drawn, size)
+
+        image, full = read_reduced(path, enough)
+        return self.make(drawn, image, full)
 
     def _augmented_size(self, scale: int) -> int:
         return self.image_size if self.settings.downsample == "stride" else self.image_size // scale
@@ -112,11 +105,11 @@ class UnlabeledImages(Dataset):
         for attempt in range(len(self.paths)):
             path = self.paths[(index + attempt) % len(self.paths)]
             try:
-                image = read_image(path, at_least=self.maker.enough_pixels())
+                tiles = self.maker.read(path, epoch, index)
             except UnreadableImage as error:
                 unreadable.append((str(path), str(error)))
                 continue
-            return {"tiles": self.maker(image, epoch, index), "index": index, "unreadable": unreadable}
+            return {"tiles": tiles, "index": index, "unreadable": unreadable}
         raise RunFailed(
             f"none of the {len(self.paths)} images can be read any more; the first: {unreadable[0]}"
         )

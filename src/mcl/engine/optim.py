@@ -88,7 +88,7 @@ def build_optimizer(module: nn.Module, settings: OptimSettings, batch: int) -> t
         del group["adapt"]
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum)
-    return torch.optim.AdamW(groups, lr=lr, betas=tuple(settings.betas))
+    return torch.optim.AdamW(groups, lr=lr, betas=tuple(settings.betas), fused=True)
 
 
 class Schedule:
