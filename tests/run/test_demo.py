@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 import mcl
@@ -17,12 +19,20 @@ def test_demo_goes_all_the_way_and_keeps_what_is_done(tmp_path, capsys):
     first = mcl.demo(out=tmp_path / "demo", **SMALL)
     shown = capsys.readouterr().out
     assert "from scratch" in shown and "pre-trained (MCL)" in shown
+    made = json.loads((tmp_path / "demo" / "data" / "train.json").read_text())
+    assert len(made["images"]) == 8 and made["images"][0]["width"] == 64 and len(made["categories"]) == 4
+    assert "64 unlabeled images" in shown
     assert first["pretrained"]["loaded_share"] > 0.3 and first["scratch"]["loaded_share"] == 0
     assert first["pretrained"]["cost"]["steps"] == first["scratch"]["cost"]["steps"] == 2
     for file in ("pretrain/montage.png", "pretrained/detections.png", "scratch/detections.png", "data/preview.png"):
         assert (tmp_path / "demo" / file).stat().st_size > 5000
     again = mcl.demo(out=tmp_path / "demo", **SMALL)
     assert again == first and capsys.readouterr().out.count("kept from an earlier call") == 4
+    # Killed half-way: what is missing is made again, and only that.
+    (tmp_path / "demo" / "scratch" / "summary.json").unlink()
+    again = mcl.demo(out=tmp_path / "demo", **SMALL)
+    assert again["scratch"]["box_AP"] == first["scratch"]["box_AP"]
+    assert capsys.readouterr().out.count("kept from an earlier call") == 3
     with pytest.raises(UserError, match="--seed was 0, now 1"):
         mcl.demo(out=tmp_path / "demo", **SMALL, seed=1)
 

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from mcl.config.base import dump, from_values
 from mcl.config.data import DataDemoSettings
 from mcl.config.demo import DemoSettings
-from mcl.config.finetune import FinetuneSettings
 from mcl.config.pretrain import PretrainSettings
 from mcl.engine.logging import console, duration
 from mcl.engine.run_folder import CONFIG, RunFolder
 from mcl.errors import UserError
 from mcl.run.data import data_demo
 from mcl.run.evaluate import percent
-from mcl.run.finetune import finetune
 from mcl.run.pretrain import pretrain
 from mcl.run.resume import require_same_settings
+from mcl.run.side_by_side import run_side_by_side
 
 
 def demo(settings: DemoSettings) -> dict[str, Any]:
@@ -35,27 +35,16 @@ def demo(settings: DemoSettings) -> dict[str, Any]:
     out = settings.out
     _same_demo(settings)
     data, runs = out / "data", {name: out / name for name in ("pretrain", "pretrained", "scratch")}
-    _stage(
-        "1/4 data set", data / "train.json", lambda: data_demo(from_values(DataDemoSettings, {"out": data}))
-    )
-    loop = {"threads": settings.threads}
-    summaries = {
-        "pretrain": _run("2/4 pre-training", runs["pretrain"], pretrain, PretrainSettings, {
-            "data": data / "unlabeled", "recipe": "mcl-tiny-128", "seed": settings.seed,
-            "image_size": settings.image_size,
-            "schedule": {"steps": settings.pretrain_steps}, "loop": loop,
-        })
+    _stage("1/3 data set", data / "train.json", lambda: data_demo(_data(settings, data)))
+    values = {
+        "data": data / "unlabeled", "out": runs["pretrain"], "recipe": "mcl-tiny-128", "seed": settings.seed,
+        "image_size": settings.image_size, "schedule": {"steps": settings.pretrain_steps},
+        "loop": {"threads": settings.threads}, **_continued(runs["pretrain"]),
     }  # fmt: skip
-    shared = {
-        "train": data / "train.json", "val": data / "test.json", "images": data, "recipe": "finetune-demo",
-        "seed": settings.seed, "schedule": {"steps": settings.finetune_steps}, "loop": loop,
-    }  # fmt: skip
-    starts = {
-        "pretrained": ("3/4 fine-tuning from the trunk", {"trunk": str(runs["pretrain"])}),
-        "scratch": ("4/4 fine-tuning from scratch", {"trunk": "none", "like": runs["pretrain"]}),
-    }
-    for name, (title, start) in starts.items():
-        summaries[name] = _run(title, runs[name], finetune, FinetuneSettings, {**shared, **start})
+    finished = runs["pretrain"] / "summary.json"
+    _stage("2/3 pre-training", finished, lambda: pretrain(from_values(PretrainSettings, values)))
+    summaries = {"pretrain": json.loads(finished.read_text("utf-8"))}
+    summaries |= _finetune_both(settings, data, runs)
     _print_table(summaries, out)
     return summaries
 
@@ -68,6 +57,37 @@ def _data(settings: DemoSettings, out: Path) -> DataDemoSettings:
         "train_scenes": settings.train_scenes, "test_scenes": settings.test_scenes,
     }  # fmt: skip
     return from_values(DataDemoSettings, {"out": out, "image_size": settings.image_size, **easy, **counts})
+
+
+def _finetune_both(settings: DemoSettings, data: Path, runs: Mapping[str, Path]) -> dict[str, Any]:
+    """From the trunk and from scratch, at the same time, with everything else equal."""
+    console.rule("3/3 fine-tuning, from the trunk and from scratch at once", align="left")
+    starts = {
+        "pretrained": ["--trunk", str(runs["pretrain"])],
+        "scratch": ["--trunk", "none", "--like", str(runs["pretrain"])],
+    }
+    threads = max(1, (settings.threads or torch.get_num_threads()) // len(starts))
+    shared = [
+        "--train", str(data / "train.json"), "--val", str(data / "test.json"), "--images", str(data),
+        "--recipe", "finetune-demo", "--seed", str(settings.seed),
+        "--schedule.steps", str(settings.finetune_steps), "--loop.threads", str(threads),
+    ]  # fmt: skip
+    commands = {}
+    for name, start in starts.items():
+        if (runs[name] / "summary.json").exists():
+            console.print(f"kept from an earlier call: {runs[name] / 'summary.json'}", markup=False)
+            continue
+        kept = [flag for flag, given in _continued(runs[name]).items() if given]
+        commands[name] = ["finetune", *start, *shared, "--out", str(runs[name]), *(f"--{flag}" for flag in kept)]
+    if commands:
+        run_side_by_side(commands)
+    return {name: json.loads((runs[name] / "summary.json").read_text("utf-8")) for name in starts}
+
+
+def _continued(folder: Path) -> dict[str, bool]:
+    """What to give a run for its folder: resume from its checkpoint, or begin anew what never wrote one."""
+    resume = (folder / "checkpoints" / "last.pt").exists()
+    return {"resume": resume, "overwrite": folder.exists() and not resume}
 
 
 def _same_demo(settings: DemoSettings) -> None:
@@ -93,13 +113,6 @@ def _stage(title: str, result: Path, work: Callable[[], Any]) -> None:
     made = work()
     if isinstance(made, dict) and "message" in made:
         console.print(made["message"].splitlines()[0], markup=False)
-
-
-def _run(title: str, folder: Path, command: Callable, kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    resume = (folder / "checkpoints" / "last.pt").exists()
-    settings = {**values, "out": folder, "resume": resume, "overwrite": folder.exists() and not resume}
-    _stage(title, folder / "summary.json", lambda: command(from_values(kind, settings)))
-    return json.loads((folder / "summary.json").read_text("utf-8"))
 
 
 def _print_table(summaries: dict[str, dict[str, Any]], out: Path) -> None:
