@@ -78,15 +78,15 @@ class Encoder(nn.Module):
             if scale in scales:
                 maps[scale] = output(self.trunk.backbone.fpn, level, merged[: own.stop - own.start])
         # From P2 to P5, as the authors do: the order decides what the shared head's running statistics become.
-        return {scale: self.embed_windows(maps[scale]) for scale in reversed(maps)}
+        wanted = list(reversed(maps))
+        return dict(zip(wanted, self.embed_windows([maps[scale] for scale in wanted]), strict=True))
 
     def encode_top(self, canvases: Tensor) -> Tensor:
         """P5 embeddings of every canvas, taken whole: (B, 3, S, S) -> (B, E). No top-down path is needed."""
         top = features_of(self.trunk.backbone.body, canvases)[-1]
         level = len(LEVELS) - 1
-        return self.embed_windows(
-            output(self.trunk.backbone.fpn, level, lateral(self.trunk.backbone.fpn, level, top))
-        )
+        pyramid_map = output(self.trunk.backbone.fpn, level, lateral(self.trunk.backbone.fpn, level, top))
+        return self.embed_windows([pyramid_map])[0]
 
     def encode_exhaustive(self, canvases: Tensor, layout: Layout) -> dict[int, Tensor]:
         """All windows of all levels of all canvases, as the authors' code computes them.
@@ -97,17 +97,22 @@ class Encoder(nn.Module):
         levels = self.trunk.backbone(canvases)
         # From P2 to P5, as above.
         return {
-            scale: self.embed_windows(levels[LEVELS[layout.level_of(scale)]])
+            scale: self.embed_windows([levels[LEVELS[layout.level_of(scale)]]])[0]
             for scale in reversed(layout.scales)
         }
 
-    def embed_windows(self, pyramid_map: Tensor) -> Tensor:
-        """Cut a map into windows, then head, mean over the window, projector: (b, C, h, w) -> (b * windows, E).
+    def embed_windows(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Cut maps into windows, then head, mean over the window, projector: (b, C, h, w) each -> (b * windows, E) each.
 
-        Cutting comes before the convolutions, so that zero padding acts at window borders as after RoIAlign.
+        Cutting comes before the convolutions, so that zero padding acts at window borders as after RoIAlign. The
+        windows of all maps go through each convolution and linear layer together, which few windows of few cells
+        would leave half idle, and through each BatchNorm map by map: every level has statistics of its own.
         """
-        windows = cut_windows(pyramid_map, self.trunk.spec.window)
-        return self.projector(self.trunk.roi_heads.box_head(windows).mean(dim=(2, 3)))
+        windows = [cut_windows(pyramid_map, self.trunk.spec.window) for pyramid_map in maps]
+        counts = [len(cut) for cut in windows]
+        x = torch.cat(windows) if len(windows) > 1 else windows[0]
+        x = self.trunk.roi_heads.box_head(x, counts)
+        return list(self.projector(x.mean(dim=(2, 3)), counts).split(counts))
 
 
 def cut_windows(pyramid_map: Tensor, window: int) -> Tensor:

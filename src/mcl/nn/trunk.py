@@ -20,6 +20,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from mcl.errors import UserError
 from mcl.nn.backbone import STRIDES, build_backbone, channels_of, features_of
+from mcl.nn.heads import LevelWise
 from mcl.nn.pyramid import LEVELS, build_pyramid
 
 FORMAT_VERSION = 1
@@ -89,12 +90,12 @@ def build_pyramid_backbone(spec: TrunkSpec, pool: bool = False, pretrained: bool
     )
 
 
-def build_head_convs(channels: int, convs: int) -> nn.Sequential:
+def build_head_convs(channels: int, convs: int) -> LevelWise:
     """``convs`` x [3x3 conv without bias, BatchNorm, ReLU]; Kaiming normal, fan out (as torchvision's box head)."""
     blocks = [Conv2dNormActivation(channels, channels, 3, norm_layer=nn.BatchNorm2d) for _ in range(convs)]
     for block in blocks:
         nn.init.kaiming_normal_(block[0].weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(*blocks)
+    return LevelWise(*blocks)
 
 
 def save_trunk(path: Path, trunk: Trunk, metadata: Mapping[str, Any]) -> None:

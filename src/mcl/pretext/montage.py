@@ -92,7 +92,7 @@ def assemble(
     start = 0
     for scale, labels in sorted(shuffle.labels.items()):
         stop = start + len(labels) // scale**2
-        canvases[start:stop] = _montage(tiles[scale], labels, scale)
+        _lay(tiles[scale], labels, scale, canvases[start:stop])
         start = stop
     return normalise(canvases, mean, std, dtype)
 
@@ -102,13 +102,14 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float], dtype
     shape = (1, 3, 1, 1)
     centre = torch.tensor([255 * m for m in mean], dtype=dtype, device=pixels.device).view(shape)
     spread = torch.tensor([255 * s for s in std], dtype=dtype, device=pixels.device).view(shape)
-    return pixels.to(dtype).sub_(centre).div_(spread)
+    return torch.sub(pixels, centre).div_(spread)
 
 
-def _montage(tiles: Tensor, labels: Tensor, scale: int) -> Tensor:
-    """(N, 3, t, t) and (b * s^2,) -> (b, 3, s * t, s * t)."""
-    side = tiles.shape[-1]
+def _lay(tiles: Tensor, labels: Tensor, scale: int, canvases: Tensor) -> None:
+    """Copy tiles (N, 3, t, t), chosen by (b * s^2,) labels, to their places in (b, 3, s * t, s * t)."""
     if scale == 1:
-        return tiles
-    chosen = tiles[labels.to(tiles.device)].view(-1, scale, scale, 3, side, side)
-    return chosen.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, scale * side, scale * side)
+        canvases.copy_(tiles)
+        return
+    side = tiles.shape[-1]
+    places = canvases.unflatten(3, (scale, side)).unflatten(2, (scale, side)).permute(0, 2, 4, 1, 3, 5)
+    places.copy_(tiles[labels.to(tiles.device)].view(-1, scale, scale, 3, side, side))

@@ -1,0 +1,87 @@
+"""Fill the tables of README and docs from the JSON files beside this script: ``python benchmarks/docs.py``.
+
+A table stands between ``<!-- table: NAME FILE ... -->`` and ``<!-- /table -->``; NAME is one of the functions below,
+FILEs are in this folder. A missing file is an error: a table never shows what was not measured.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from runs import table as runs_table
+
+from mcl.bench.tables import markdown_of, read_tables
+
+HERE = Path(__file__).parent
+MARKED = re.compile(r"(<!-- table: (\w+)((?: [\w.-]+)+) -->\n)(.*?)(<!-- /table -->)", re.S)
+
+
+def speed(*files: str) -> str:
+    """The README's one table: a line for each thing that somebody pays for."""
+    rows = ["| what | as the authors / the plain way | `mcl` | |", "|---|---:|---:|---|"]
+    for file in files:
+        tables, content = read_tables(HERE / file)
+        rows += {"step": _step_rows, "data": _data_rows, "loop": _loop_rows}[content["bench"]](tables, content)
+    return "\n".join(rows) + "\n"
+
+
+def bench(*files: str) -> str:
+    """All tables of bench files, with their notes."""
+    return "\n".join(markdown_of(HERE / file) for file in files)
+
+
+def runs(*files: str) -> str:
+    """Fine-tuning runs, mean and spread over seeds."""
+    return "\n\n".join(runs_table(HERE / file) for file in files) + "\n"
+
+
+def _step_rows(tables, content) -> list[str]:
+    settings, sides = content["settings"], {row["side"]: row for row in tables[0].rows}
+    name = f"{settings['model']['backbone']}, {settings['image_size']} px, {settings['batch']} images"
+    slow, ours = sides["exhaustive"], sides["matched/all"]
+    rows = [
+        f"| training step, {name} | {slow['seconds']:.2f} s | {ours['seconds']:.2f} s | {ours['speedup']:.1f}x faster, same loss |"
+    ]
+    if ours.get("peak_mb"):
+        rows.append(
+            f"| its memory | {slow['peak_mb']:,.0f} MB | {ours['peak_mb']:,.0f} MB | {slow['peak_mb'] / ours['peak_mb']:.1f}x less |"
+        )
+    return rows
+
+
+def _data_rows(tables, content) -> list[str]:
+    size, sides = content["settings"]["image_size"], {}
+    for row in tables[0].rows:
+        if row["workers"] == 1:
+            sides.setdefault(row["picture"], {})[row["side"]] = row
+    rows = []
+    for picture, of in sides.items():
+        ours, plain = of["tile-sized crops"], of["plain order"]
+        rows.append(
+            f"| loader, one worker, {picture} JPEGs, {size} px | {plain['images_per_second']:.0f} images/s "
+            f"| {ours['images_per_second']:.0f} images/s | {ours['speedup']:.1f}x faster |"
+        )
+    return rows
+
+
+def _loop_rows(tables, content) -> list[str]:
+    outside = next(row for row in tables[0].rows if row["what"] == "outside the step")
+    name = f"{content['settings']['model']['backbone']}, {content['settings']['image_size']} px"
+    return [f"| a run's time outside the model's step, {name} | | {outside['share']:.1%} | |"]
+
+
+def main() -> None:
+    """Rewrite every marked table."""
+    root = HERE.parent
+    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        old = page.read_text("utf-8")
+        new = MARKED.sub(lambda m: m[1] + globals()[m[2]](*m[3].split()) + m[5], old)
+        if new != old:
+            page.write_text(new, "utf-8")
+            print(f"{page.relative_to(root)}: tables renewed", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
