@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = [
     "bench_data", "bench_loop", "bench_scale", "bench_step",
-    "data_compose", "data_demo", "data_trees", "demo", "evaluate", "export", "finetune", "load_trunk",
+    "data_compose", "data_demo", "data_trees", "demo", "doctor", "evaluate", "export", "finetune", "load_trunk",
     "models", "pretrain",
 ]  # fmt: skip
 

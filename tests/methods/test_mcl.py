@@ -35,7 +35,8 @@ def test_every_assignment_trains_everything_online_and_nothing_of_the_target(ass
     method = small(assignment=assignment).train()
     loss, numbers = method.loss(batch(n), step=0)
     loss.backward()
-    assert torch.isfinite(loss) and {"spread", "loss/p2", "loss/p5", "positive_cosine/p3"} <= set(numbers)
+    assert torch.isfinite(loss) and {"spread", "loss/p2", "positive_cosine/p3", "accuracy/p4"} <= set(numbers)
+    assert numbers["chance"] == pytest.approx(1 / n, rel=0.5) and not numbers["accuracy/p2"].requires_grad
     without = [name for name, p in method.trained.named_parameters() if p.grad is None]
     assert without == [] and all(p.grad is None for p in method.target.parameters())
 
@@ -109,8 +110,3 @@ def test_a_few_steps_lower_the_loss_on_images_that_differ():
         method.after_update(step, 12)
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
-
-
-def test_collapse_is_said_in_words():
-    assert "collapsed" in small().watch({"spread": 0.01})
-    assert small().watch({"spread": 0.9}) is None

@@ -55,6 +55,17 @@ def test_perfect_and_uniform_predictions():
     assert perfect.positive_cosine == 1 and perfect.negative_cosine == 0
     uniform = contrast(torch.ones(6, 6), torch.arange(6), targets, torch.arange(6), 1.0, 0.5)
     assert uniform.loss.item() == pytest.approx(math.log(6))
+    assert perfect.accuracy == 1 and uniform.accuracy.item() == pytest.approx(1 / 6)
+
+
+def test_accuracy_counts_tiles_nearest_to_their_own_image_and_chance_is_what_guessing_gives():
+    targets = torch.eye(4, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 2, 7])  # the last has no target
+    predictions = targets[[0, 2, 2, 3, 0]] + 0.1
+    result = contrast(predictions, labels, targets, torch.tensor([0, 1, 2, 2]), 0.3, 1.0)
+    assert result.accuracy.item() == 3 / 4  # tiles 0, 2 and 3 (nearest to a second target of image 2)
+    assert result.chance.item() == pytest.approx((1 + 1 + 2 + 2) / 4 / 4)
+    assert not result.accuracy.requires_grad and result.accuracy.dtype == torch.float64
 
 
 def test_loss_is_fp32_under_autocast():

@@ -17,15 +17,14 @@ from mcl.bench.step import (
     EXHAUSTIVE,
     MATCHED_ALL,
     BackboneStep,
-    TrainingStep,
     check_same_losses,
-    random_batch,
     step_flops,
     variants_of,
 )
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchStepSettings
 from mcl.data.views import VIEWS
+from mcl.methods.step import TrainingStep, random_batch
 from mcl.nn.trunk import IMAGENET_MEAN, IMAGENET_STD
 from mcl.pretext.montage import normalise
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from mcl.bench.parts import REST, count_flops, parts_of
-from mcl.bench.step import TrainingStep, without_autocast
+from mcl.bench.step import without_autocast
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchScaleSettings
 from mcl.errors import UserError
+from mcl.methods.step import TrainingStep
 from mcl.pretext.assignment import target_scales
 
 BYTES = 4  # gradients, targets and statistics travel as fp32

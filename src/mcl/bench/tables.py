@@ -68,7 +68,7 @@ def publish(
         **(results or {}),
     }
     if settings.json_file is not None:
-        _write(settings.json_file, content)
+        write_json(settings.json_file, content)
     return content
 
 
@@ -121,7 +121,8 @@ def markdown_of(path: Path | str) -> str:
     return "\n\n".join([*map(to_markdown, tables), *measured_on]) + "\n"
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what ``--json`` asks for; raises ``UserError`` where that is not possible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")

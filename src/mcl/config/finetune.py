@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from mcl.config.base import Command, Section
 from mcl.config.optim import LoopSettings, OptimSettings, ScheduleSettings
+from mcl.config.watch import WatchSettings
 
 
 class ShapeSettings(Section):
@@ -182,6 +183,7 @@ class FinetuneSettings(Command):
         default_factory=FinetuneSchedule, description="Length and learning rate."
     )
     loop: LoopSettings = Field(default_factory=LoopSettings, description="The loop besides training.")
+    watch: WatchSettings = Field(default_factory=WatchSettings, description="When to warn.")
 
     @model_validator(mode="after")
     def _consistent(self) -> FinetuneSettings:

@@ -69,7 +69,12 @@ class LoopSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; auto takes a GPU if there is one."
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; the loss stays in fp32.")
-    channels_last: bool = Field(True, description="NHWC memory format of convolutions.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "fp32",
+        description="bf16: autocast, the loss stays in fp32; auto: the quickest in a trial of 3 steps at the start.",
+    )
+    channels_last: bool = Field(
+        True, description="NHWC memory format of convolutions (precision=auto tries the other too)."
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; none: as torch chooses.")
     tensorboard: bool = Field(True, description="Write TensorBoard events beside metrics.jsonl.")

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from mcl.config.base import Command, Section
 from mcl.config.optim import LoopSettings, OptimSettings, ScheduleSettings
+from mcl.config.watch import PretrainWatchSettings
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 SCALES = [1, 2, 4, 8]
@@ -147,3 +148,4 @@ class PretrainSettings(Command):
     optim: OptimSettings = OptimSettings()
     schedule: ScheduleSettings = ScheduleSettings(epochs=100, warmup_epochs=10)
     loop: LoopSettings = LoopSettings()
+    watch: PretrainWatchSettings = PretrainWatchSettings()

@@ -56,9 +56,8 @@ class DetectorTraining:
         terms = {"loss/" + name.removeprefix("loss_"): term.detach() for name, term in terms.items()}
         return {"loss": loss.detach(), **terms, "lr": torch.tensor(lr), "gradient_norm": norm}
 
-    def watch(self, values: Mapping[str, float]) -> str | None:
-        """Nothing to warn about: a loss that is not finite is the loop's business."""
-        return None
+    def logged(self, values: Mapping[str, float]) -> None:
+        """Nothing is kept: AP is measured at the end."""
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Loss terms of a batch, by torchvision's names."""

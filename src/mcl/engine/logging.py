@@ -28,9 +28,10 @@ class Metrics:
 
             self._board = SummaryWriter(folder.path / "tensorboard", purge_step=start_step or None)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers of one step (0-based count of steps done)."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+    def write(self, step: int, values: Mapping[str, float], warnings: Mapping[str, str] | None = None) -> None:
+        """Log numbers of one step (0-based count of steps done), and the warnings (kind -> text) that begin there."""
+        said = {"warnings": dict(warnings)} if warnings else {}
+        self._file.write(json.dumps({"step": step, **values, **said}) + "\n")
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
@@ -86,6 +87,17 @@ class Display:
     def say(self, text: str, style: str = "") -> None:
         """Print a line above the bar."""
         (self._progress.console if self._live else console).print(text, style=style or None, markup=False)
+
+
+def warnings_of(folder: RunFolder) -> list[dict[str, str | int]]:
+    """All warnings of a run, over its resumptions, for summary.json: ``{"step", "kind", "text"}``."""
+    lines = folder.metrics.read_text("utf-8").splitlines() if folder.metrics.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return [
+        {"step": row["step"], "kind": kind, "text": text}
+        for row in rows
+        for kind, text in row.get("warnings", {}).items()
+    ]
 
 
 def describe(values: Mapping[str, float], seconds_left: float) -> str:

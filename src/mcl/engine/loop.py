@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +14,13 @@ import torch
 from torch import Tensor
 
 from mcl.config.optim import LoopSettings
+from mcl.config.watch import WatchSettings
 from mcl.data.random import STREAM_STEP, seed_for
 from mcl.engine.checkpoint import load_checkpoint, save_checkpoint
 from mcl.engine.logging import Display, Metrics, describe, duration, end_time
+from mcl.engine.memory import gpu_share, peak_bytes, usable_cores
 from mcl.engine.run_folder import RunFolder
+from mcl.engine.watch import Watch
 from mcl.errors import Interrupted, RunFailed
 
 FORECAST_STEPS = 20
@@ -30,8 +32,8 @@ class Trainable(Protocol):
     def train_step(self, batch: Any, step: int) -> dict[str, Tensor | float]:
         """One update; returns numbers to log, among them ``loss`` and ``lr``."""
 
-    def watch(self, values: Mapping[str, float]) -> str | None:
-        """A warning in words about the newest numbers, or none."""
+    def logged(self, values: Mapping[str, float]) -> None:
+        """Told the numbers of every logged line."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain types from which training continues exactly."""
@@ -64,6 +66,7 @@ def run_loop(
     images_per_step: int,
     folder: RunFolder,
     settings: LoopSettings,
+    watch: WatchSettings,
     resume: bool,
     title: str,
     seed: int = 0,
@@ -74,6 +77,7 @@ def run_loop(
         trainable: does the steps.
         batches: gives the batches from a step on.
         images_per_step: for images/s.
+        watch: when to warn; warnings are shown, and stand in metrics.jsonl at the line where they begin.
         resume: continue from ``last.pt``.
         title: shown before the progress bar.
         seed: torch's global generator is set from (seed, step) before each step, so a step draws the same
@@ -89,7 +93,7 @@ def run_loop(
         trainable.load_state_dict(content["state"])
         start_step, before = content["step"], content["cost"]
     runner = _Runner(
-        trainable, folder, settings, total_steps, images_per_step, title, start_step, before, seed
+        trainable, folder, settings, watch, total_steps, images_per_step, title, start_step, before, seed
     )
     return runner.run(batches)
 
@@ -98,7 +102,7 @@ class _Runner:
     """State of one call of ``run_loop``."""
 
     def __init__(
-        self, trainable, folder, settings, total_steps, images_per_step, title, start_step, before, seed
+        self, trainable, folder, settings, watch, total_steps, images_per_step, title, start_step, before, seed
     ):
         self.trainable, self.folder, self.settings = trainable, folder, settings
         self.total_steps, self.images_per_step, self.seed = total_steps, images_per_step, seed
@@ -107,7 +111,7 @@ class _Runner:
         self.waited = 0.0
         self.saved_step = start_step if start_step else None
         self.pending: list[dict[str, Tensor | float]] = []
-        self.warned = False
+        self.watch = Watch(watch, settings.workers, usable_cores())
         self.interval = (self.started, 0.0)  # (start, data wait then) of the steps since the last line
 
     def run(self, batches: Callable[[int], Iterator[Any]]) -> LoopSummary:
@@ -150,17 +154,16 @@ class _Runner:
             )
         if done % self.settings.log_every and done != self.total_steps:
             return
-        values = self._averages(done)
-        metrics.write(done, values)
+        values, each = self._averages(done)
+        alarms = self.watch.see(done, values, each)
+        metrics.write(done, values, {alarm.kind: alarm.text for alarm in alarms})
         display.log(done, describe(values, (self.total_steps - done) * self.seconds / ran))
-        warning = self.trainable.watch(values)
-        # Said when it begins, not in every line until it is over.
-        if warning and not self.warned:
-            display.say(f"warning, step {done}: {warning}", style="yellow")
-        self.warned = bool(warning)
+        for alarm in alarms:
+            display.say(f"warning, step {done}: {alarm.text}", style="yellow")
+        self.trainable.logged(values)
 
-    def _averages(self, done: int) -> dict[str, float]:
-        """Means over the steps since the last line, fetched from the device at once."""
+    def _averages(self, done: int) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """Means over the steps since the last line, and what is watched of each step; fetched at once."""
         now, steps = time.perf_counter(), len(self.pending)
         rows = [[float(v) if not torch.is_tensor(v) else v for v in row.values()] for row in self.pending]
         names = list(self.pending[-1])
@@ -169,13 +172,16 @@ class _Runner:
             for i in range(len(names))
         ]
         values = {name: float(column.mean()) for name, column in zip(names, columns, strict=True)}
+        each = {n: c.tolist() for n, c in zip(names, columns, strict=True) if n in ("loss", "gradient_norm")}
         self._check_finite(values["loss"], values, done)
         started, waited = self.interval
         values["lr"] = float(self.pending[-1]["lr"])
         values["images_per_second"] = steps * self.images_per_step / (now - started)
         values["data_wait"] = (self.waited - waited) / (now - started)
+        if (share := gpu_share()) is not None:
+            values["gpu_memory"] = share
         self.pending, self.interval = [], (now, self.waited)
-        return values
+        return values, each
 
     def _check_finite(self, loss: float, values: Mapping[str, Any], done: int) -> None:
         if math.isfinite(loss):
@@ -215,9 +221,8 @@ class _Runner:
         seconds = self.seconds + self.before["seconds"]
         images = self.total_steps * self.images_per_step
         waited = self.waited + self.before["waited"]
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-            memory = torch.cuda.max_memory_allocated() / 2**20
+        on_gpu = torch.cuda.is_available() and torch.cuda.max_memory_allocated()
+        memory = peak_bytes(torch.device("cuda" if on_gpu else "cpu")) / 2**20
         return LoopSummary(
             self.total_steps, images, round(seconds, 1), round(images / max(seconds, 1e-9), 2),
             round(waited / max(seconds, 1e-9), 4), round(memory, 1),

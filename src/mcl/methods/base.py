@@ -29,12 +29,12 @@ class Method(nn.Module):
 
     @abstractmethod
     def loss(self, batch: Mapping[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """A batch of ``collate_tiles`` -> (0-d loss, numbers to log)."""
+        """A batch of ``collate_tiles`` -> (0-d loss, numbers to log).
+
+        Numbers under these names are watched (``mcl.engine.watch``): ``spread`` of the embeddings (1 spread out,
+        0 collapsed), ``accuracy/<level>`` of each level's own task, and ``chance``, what guessing would reach.
+        """
 
     @abstractmethod
     def after_update(self, step: int, total_steps: int) -> None:
         """Called after the optimizer: moves the target."""
-
-    @abstractmethod
-    def watch(self, values: Mapping[str, float]) -> str | None:
-        """A warning in words if the logged numbers show a collapse."""

@@ -21,8 +21,6 @@ from mcl.pretext.assignment import gather_targets, target_scales
 from mcl.pretext.loss import LevelLoss, contrast, embedding_spread, level_weights, total_loss
 from mcl.pretext.montage import Shuffle, assemble, count_montages, draw_permutation, shuffle_from
 
-COLLAPSE_SPREAD = 0.1  # embeddings this close together tell images no longer apart
-
 
 class Mcl(Method):
     """Online encoder and predictors, target encoder, and the loss between them."""
@@ -145,14 +143,6 @@ class Mcl(Method):
             self.target, self.online["encoder"], momentum_at(step, total_steps, self.settings.momentum)
         )
 
-    def watch(self, values: Mapping[str, float]) -> str | None:
-        if values["spread"] < COLLAPSE_SPREAD:
-            return (
-                f"the embeddings have collapsed (spread {values['spread']:.3f}, 1 is fully spread): every image gets nearly "
-                "the same one; try a lower --optim.lr, a longer warm-up or a lower --method.temperature"
-            )
-        return None
-
     def _level_loss(
         self,
         scale: int,
@@ -183,6 +173,8 @@ class Mcl(Method):
             numbers[f"loss/{name}"] = torch.stack([level.loss.detach() for level in both]).sum()
             numbers[f"positive_cosine/{name}"] = torch.stack([level.positive_cosine for level in both]).mean()
             numbers[f"negative_cosine/{name}"] = torch.stack([level.negative_cosine for level in both]).mean()
+            numbers[f"accuracy/{name}"] = torch.stack([level.accuracy for level in both]).mean()
+        numbers["chance"] = torch.stack([level.chance for level in levels.values()]).mean()
         return numbers
 
 

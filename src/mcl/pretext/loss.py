@@ -17,11 +17,18 @@ def level_weights(scales: int) -> list[float]:
 
 @dataclass(frozen=True)
 class LevelLoss:
-    """Loss of one scale in one direction; cosines are means over tiles (no gradient)."""
+    """Loss of one scale in one direction, and means over its tiles (no gradient).
+
+    Attributes:
+        accuracy: share of tiles that are nearest to a target of their own image.
+        chance: that share if the nearest target were drawn at random.
+    """
 
     loss: Tensor
     positive_cosine: Tensor
     negative_cosine: Tensor
+    accuracy: Tensor
+    chance: Tensor
 
 
 def contrast(
@@ -56,7 +63,11 @@ def contrast(
     with torch.no_grad():
         positive_cosine = (cosines * positive).sum() / positive.sum().clamp(min=1)
         negative_cosine = (cosines * ~positive).sum() / (~positive).sum().clamp(min=1)
-    return LevelLoss(loss, positive_cosine, negative_cosine)
+        with_positive = has_positive.sum().clamp(min=1)
+        nearest = cosines.argmax(dim=1, keepdim=True)
+        accuracy = positive.gather(1, nearest).sum().to(dtype) / with_positive
+        chance = positive.sum().to(dtype) / (with_positive * positive.shape[1])
+    return LevelLoss(loss, positive_cosine, negative_cosine, accuracy, chance)
 
 
 def total_loss(levels: Sequence[LevelLoss]) -> Tensor:
@@ -68,3 +79,16 @@ def embedding_spread(embeddings: Tensor) -> Tensor:
     """Standard deviation of L2-normalised embeddings over the batch, times sqrt(E): 1 if spread out, 0 if collapsed."""
     unit = F.normalize(embeddings.detach().float(), dim=1)
     return unit.std(dim=0).mean() * unit.shape[1] ** 0.5
+
+
+def embedding_rank(embeddings: Tensor) -> Tensor:
+    """Directions that L2-normalised embeddings really use: (sum of eigenvalues of their covariance)^2 / sum of squares.
+
+    Between 1 (all on a line) and E. A BatchNorm at the projector's end keeps every coordinate spread out even when
+    all of them say the same, so the spread alone does not see that.
+    """
+    unit = F.normalize(embeddings.detach().float(), dim=1)
+    centred = unit - unit.mean(dim=0)
+    # Both products have the same eigenvalues, zeros aside: the smaller one is taken.
+    gram = centred @ centred.T if len(centred) <= centred.shape[1] else centred.T @ centred
+    return gram.trace() ** 2 / gram.square().sum().clamp(min=1e-12)

@@ -19,6 +19,9 @@ from mcl.config.optim import ScheduleSettings
 from mcl.data.sources import find_images
 from mcl.engine import loop
 from mcl.engine.device import prepare_device
+from mcl.engine.logging import console
+from mcl.engine.precision import with_format
+from mcl.methods.step import try_recipe
 from mcl.run import pretrain
 
 HALF_MEGAPIXEL = 500_000
@@ -31,7 +34,12 @@ def bench_step(settings: BenchStepSettings) -> dict[str, Any]:
         RunFailed: the encodings do not compute the same loss.
         UserError: a baseline is asked for and lightly is not installed.
     """
-    tables, raw = compare_steps(settings, prepare_device(settings.loop))
+    device = prepare_device(settings.loop)
+    if settings.loop.precision == "auto":
+        trial = try_recipe(settings, device)
+        console.print(f"precision: {trial}", markup=False)
+        settings = with_format(settings, trial.chosen.format)
+    tables, raw = compare_steps(settings, device)
     return publish("step", tables, settings, raw)
 
 

@@ -9,6 +9,7 @@ COMMANDS: dict[str, tuple[str, str, str, str, str]] = {
     "evaluate": ("mcl.config.finetune", "EvaluateSettings", "mcl.run.evaluate", "evaluate", "AP of a fine-tuned detector"),
     "export": ("mcl.config.export", "ExportSettings", "mcl.run.export", "export", "trunk -> weights for other libraries"),
     "models": ("mcl.config.models", "ModelsSettings", "mcl.run.models", "models", "backbones that a trunk can have"),
+    "doctor": ("mcl.config.doctor", "DoctorSettings", "mcl.run.doctor", "doctor", "how a recipe would run on this machine"),
     "demo": ("mcl.config.demo", "DemoSettings", "mcl.run.demo", "demo", "the whole path on an embedded data set"),
     "data demo": ("mcl.config.data", "DataDemoSettings", "mcl.run.data", "data_demo", "write the embedded demo data set"),
     "data trees": ("mcl.config.data", "DataTreesSettings", "mcl.run.data", "data_trees", "write the trees data set (deepforest)"),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torchvision.models.detection import FasterRCNN
 
 from mcl.config.base import dump
-from mcl.config.finetune import FinetuneSettings
+from mcl.config.finetune import FinetuneSchedule, FinetuneSettings
 from mcl.data.coco import CocoDetection, Framing, collate
 from mcl.data.coco_json import CocoScenes, read_coco
 from mcl.data.loader import step_batches, steps_per_epoch
@@ -20,14 +21,16 @@ from mcl.detect.finetune import DetectorTraining
 from mcl.detect.frozen import FeatureStore, FrozenScenes, freeze
 from mcl.detect.saved import FILE_NAME, DetectorPlan, save_detector
 from mcl.engine.device import prepare_device
-from mcl.engine.logging import Display, console
+from mcl.engine.logging import Display, console, warnings_of
 from mcl.engine.loop import run_loop
 from mcl.engine.optim import Schedule, resolve_length
+from mcl.engine.precision import Format, with_format
 from mcl.engine.run_folder import CONFIG, RunFolder
 from mcl.interop.initial import read_any_trunk
 from mcl.interop.load_report import LoadReport
 from mcl.nn.trunk import TrunkSpec
 from mcl.run.evaluate import check_classes, headline, measure, percent
+from mcl.run.precision import settle_precision
 from mcl.run.resume import require_same_settings
 
 # What may change between the parts of a resumed run: it moves or paces things, and trains the same.
@@ -39,9 +42,11 @@ MAY_DIFFER = (
     "images",
     "val_images",
     "loop",
+    "watch",
     "test_batch",
     "feature_cache_gb",
 )
+TRIAL_LR = 1e-6  # of the precision trial: diverging numbers cost other time than training does
 DEFAULT_STEPS, SCRATCH_SIZE, SCRATCH_WINDOW = 600, 224, 7
 
 
@@ -70,6 +75,7 @@ def finetune(settings: FinetuneSettings) -> dict[str, Any]:
     else:
         folder.write_text(CONFIG, dump(settings))
     _announce(notes, plan, report)
+    settings = _settle(settings, plan, detector, train, folder, device)
     training, cost = _train(settings, plan, detector.to(device), train, folder, device)
     if settings.precise_bn_images:
         _precise_norms(training, settings, _dataset(settings, plan, train))
@@ -81,7 +87,7 @@ def finetune(settings: FinetuneSettings) -> dict[str, Any]:
     summary = {
         "trunk": settings.trunk, "parts": settings.parts if report else "none", "freeze": settings.freeze,
         "loaded_share": round(report.covered, 4) if report else 0.0, "train_images": len(train.scenes),
-        **headline(numbers), "cost": cost, "notes": notes,
+        **headline(numbers), "cost": cost, "notes": notes, "warnings": warnings_of(folder),
     }  # fmt: skip
     folder.write_json("summary.json", summary)
     _conclude(summary, folder)
@@ -157,9 +163,35 @@ def _train(
 
     summary = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
-        settings=settings.loop, resume=settings.resume, title="fine-tune", seed=settings.seed,
+        settings=settings.loop, watch=settings.watch, resume=settings.resume, title="fine-tune", seed=settings.seed,
     )  # fmt: skip
     return training, summary.as_dict()
+
+
+def _settle(
+    settings: FinetuneSettings, plan: DetectorPlan, detector: FasterRCNN, scenes: CocoScenes,
+    folder: RunFolder, device: torch.device,
+) -> FinetuneSettings:  # fmt: skip
+    """``loop.precision auto`` decided, by steps of copies of the detector on the first scenes."""
+    if settings.loop.precision != "auto":
+        return settings
+    if settings.freeze == "trunk":  # its features are computed once, and the heads alone are no work
+        return with_format(settings, Format("fp32", settings.loop.channels_last))
+    dataset = _dataset(settings, plan, scenes)
+    batch = collate([dataset[0, i % len(dataset)] for i in range(settings.batch)])
+
+    def build(chosen: Format) -> Callable[[], Any]:
+        twin = copy.deepcopy(detector).to(device)
+        if chosen.channels_last:
+            twin.to(memory_format=torch.channels_last)
+        frozen = freeze(twin, settings.freeze)
+        rate = Schedule(FinetuneSchedule(decay="constant"), TRIAL_LR, 1, 0)
+        training = DetectorTraining(
+            twin, settings.optim, rate, settings.batch, device, frozen, precision=chosen.precision
+        )
+        return lambda: training.train_step(batch, 0)
+
+    return settle_precision(settings, folder, device, build)
 
 
 def _dataset(settings: FinetuneSettings, plan: DetectorPlan, scenes: CocoScenes) -> CocoDetection:

@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-
 from mcl.config.base import dump
 from mcl.config.pretrain import PretrainSettings
 from mcl.data.loader import step_batches, steps_per_epoch
-from mcl.data.random import STREAM_WEIGHTS, seeded
 from mcl.data.sources import check_readable, find_images, fingerprint
 from mcl.data.views import TileMaker, UnlabeledImages, collate_tiles
 from mcl.engine.device import prepare_device
-from mcl.engine.logging import console, duration
+from mcl.engine.logging import console, duration, warnings_of
 from mcl.engine.loop import run_loop
 from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, resolve_length, set_lr
 from mcl.engine.run_folder import CONFIG, RunFolder
 from mcl.errors import RunFailed
 from mcl.interop.initial import apply_initial_weights
 from mcl.methods.base import Method
+from mcl.methods.build import build_method, compute_in
 from mcl.methods.mcl import Mcl
+from mcl.methods.step import pretraining_step
 from mcl.nn.pyramid import LEVELS
-from mcl.nn.trunk import FILE_NAME, Trunk, TrunkSpec, save_trunk
+from mcl.nn.trunk import FILE_NAME, Trunk, save_trunk
 from mcl.report.montage import draw_montages
+from mcl.run.precision import settle_precision
 from mcl.run.resume import require_same_settings
 
 # What may change between the parts of a resumed run: it moves or paces things, and trains the same.
-MAY_DIFFER = ("out", "data", "data_root", "recipe", "loop")
+MAY_DIFFER = ("out", "data", "data_root", "recipe", "loop", "watch")
 
 
 def pretrain(settings: PretrainSettings) -> dict[str, Any]:
@@ -40,19 +40,15 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     """
     paths = find_images(settings.data, settings.data_root)
     unreadable = check_readable(paths, settings.max_unreadable, settings.seed)
-    trunk_spec = TrunkSpec(
-        settings.model.backbone,
-        settings.model.pyramid_channels,
-        settings.model.head_convs,
-        settings.image_size,
-    )
     device = prepare_device(settings.loop)
-    method = _build_method(settings, trunk_spec).to(device)
+    method = _build(settings)
     folder = RunFolder.open(settings.out, settings.resume, settings.overwrite)
     if settings.resume:
         require_same_settings(folder, settings, MAY_DIFFER)
     else:
         folder.write_text(CONFIG, dump(settings))
+    settings = settle_precision(settings, folder, device, pretraining_step(settings, device))
+    method = compute_in(method, settings.loop).to(device)
 
     per_epoch = steps_per_epoch(len(paths), settings.batch)
     total, warmup = resolve_length(settings.schedule, per_epoch)
@@ -73,13 +69,15 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
 
     cost = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
-        settings=settings.loop, resume=settings.resume, title="pretrain", seed=settings.seed,
+        settings=settings.loop, watch=settings.watch, resume=settings.resume, title="pretrain", seed=settings.seed,
     )  # fmt: skip
     summary = {
         "images": len(paths),
         "skipped": len(skipped.reasons),
         "cost": cost.as_dict(),
         "last": training.last,
+        "precision": {"precision": settings.loop.precision, "channels_last": settings.loop.channels_last},
+        "warnings": warnings_of(folder),
     }
     metadata = {
         "method": "mcl", "parts": method.trained_parts, "recipe": settings.recipe, "steps": total,
@@ -120,10 +118,9 @@ class Pretraining:
         self.method.after_update(step, self.schedule.total_steps)
         return {"loss": loss.detach(), **numbers, "gradient_norm": norm, "lr": lr}
 
-    def watch(self, values: Mapping[str, float]) -> str | None:
-        """The method's warnings."""
+    def logged(self, values: Mapping[str, float]) -> None:
+        """Keep the newest numbers, for summary.json."""
         self.last = dict(values)
-        return self.method.watch(values)
 
     def state_dict(self) -> dict[str, Any]:
         """Online, target (with buffers), predictors, optimizer, and the files skipped so far."""
@@ -172,23 +169,15 @@ class Skipped:
             )
 
 
-def _build_method(settings: PretrainSettings, spec: TrunkSpec) -> Method:
-    with seeded(STREAM_WEIGHTS, settings.seed):
-        trunk = Trunk(spec, settings.model.pretrained)
+def _build(settings: PretrainSettings) -> Mcl:
+    def fill(trunk: Trunk) -> None:
         if settings.init_from and not settings.resume:
             report = apply_initial_weights(
                 trunk, settings.init_from, settings.init_parts, settings.allow_partial
             )
             console.print("\n".join(report.lines()), markup=False)
-        method = Mcl(
-            trunk,
-            settings.model,
-            settings.method,
-            settings.seed,
-            settings.loop.precision,
-            settings.loop.channels_last,
-        )
-    return method.to(memory_format=torch.channels_last) if settings.loop.channels_last else method
+
+    return build_method(settings, pretrained=settings.model.pretrained, fill=fill)
 
 
 def _first_canvases(method: Mcl, dataset: UnlabeledImages, settings: PretrainSettings):

@@ -1,0 +1,1 @@
+"""What ``mcl doctor`` looks at, one part a file; each part is a table and a verdict."""

@@ -1,0 +1,100 @@
+"""How fast a step is in each number format, and whether the loader keeps up with it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+
+from mcl.bench.loading import loader_rate
+from mcl.bench.tables import Table
+from mcl.config.doctor import DoctorSettings
+from mcl.data.views import TileMaker, UnlabeledImages
+from mcl.checkup.part import Part
+from mcl.engine.memory import usable_cores
+from mcl.engine.precision import Format, Trial
+from mcl.errors import RunFailed
+from mcl.methods.step import try_recipe
+
+PRECISION_COLUMNS = {
+    "what": ("number format", "{}"), "seconds": ("a step", "{:.3f} s"), "images_per_second": ("images/s", "{:.1f}"),
+    "note": ("", "{}"),
+}  # fmt: skip
+LOADER_COLUMNS = {
+    "workers": ("workers", "{}"), "images_per_second": ("images/s", "{:.1f}"), "share": ("of what a step takes", "{:.0%}"),
+}  # fmt: skip
+SPARE = 1.1  # times what a step takes: the loader keeps up
+
+
+def check_precision(settings: DoctorSettings, device: torch.device, batch: int) -> Part:
+    """The trial of ``--loop.precision auto`` at ``batch`` images, against the format that is set."""
+    try:
+        trial = try_recipe(settings.model_copy(update={"batch": batch}), device)
+    except RunFailed as error:
+        return Part("precision", Table("Precision", PRECISION_COLUMNS), "", [str(error)])
+    rows = [
+        {"what": str(tried.format), "seconds": tried.seconds, "note": tried.note or None,
+         "images_per_second": batch / tried.seconds if tried.seconds else None}
+        for tried in trial.tried
+    ]  # fmt: skip
+    chosen = trial.chosen
+    own = settings.loop.precision
+    verdict = (
+        f"auto takes {chosen.format}" if own == "auto" else f"{own} is set, auto would take {chosen.format}"
+    )
+    warnings = [f"{verdict}: {advice}"] if (advice := _advice(settings, trial)) else []
+    title = f"Precision: a step of {batch} images ({trial.seconds:.0f} s of trial)"
+    numbers = {"batch": batch, "images_per_second": batch / chosen.seconds, "chosen": str(chosen.format)}
+    return Part("precision", Table(title, PRECISION_COLUMNS, rows), verdict, warnings, numbers)
+
+
+def _advice(settings: DoctorSettings, trial: Trial) -> str:
+    loop, chosen = settings.loop, trial.chosen
+    if loop.precision == "auto":
+        return ""
+    own = Format(loop.precision, loop.channels_last)
+    if own == chosen.format:
+        return ""
+    times = {tried.format: tried.seconds for tried in trial.tried}
+    flags = f"--loop.precision {chosen.format.precision} --loop.channels_last {str(chosen.format.channels_last).lower()}"
+    if times.get(own) is None:
+        return f"the format that is set is slow or cannot run here; {flags}"
+    faster = times[own] / chosen.seconds
+    return f"{faster:.2f} times as fast; {flags}" if faster > 1 else ""
+
+
+def check_loader(settings: DoctorSettings, paths: list[Path], needed: float | None, picture: str) -> Part:
+    """images/s of the loader with one worker and with the recipe's, against what steps consume.
+
+    Args:
+        paths: images to load.
+        needed: images/s that steps take; None if not known.
+        picture: what the images are, for the title.
+    """
+    tiles = TileMaker(settings.views, settings.method.scales, settings.image_size, settings.seed)
+    dataset, set_to = UnlabeledImages(paths, tiles), settings.loop.workers
+    rates = {workers: loader_rate(dataset, workers) for workers in sorted({1, max(1, set_to)})}
+    rows = [
+        {"workers": workers, "images_per_second": rate, "share": rate / needed if needed else None}
+        for workers, rate in rates.items()
+    ]
+    rate, one = rates[max(1, set_to)], rates[1]
+    numbers = {"rates": rates, "needed": needed}
+    table = Table(f"Loader: {picture}", LOADER_COLUMNS, rows)
+    if needed is None:
+        return Part("loader", table, f"{rate:.1f} images/s; what a step takes is not known", [], numbers)
+    busy = f"steps take {needed:.1f} images/s, which keep {needed / one:.2f} of a core busy with loading"
+    if set_to and rate >= SPARE * needed:
+        return Part("loader", table, f"the loader keeps up: {busy}", [], numbers)
+    return Part("loader", table, "", [f"{busy}; {_more_workers(set_to, needed / one)}"], numbers)
+
+
+def _more_workers(set_to: int, cores_needed: float) -> str:
+    least, cores = math.ceil(SPARE * cores_needed), usable_cores()
+    if not set_to:
+        return f"--loop.workers 0 loads between steps: --loop.workers {max(1, least)}"
+    if set_to < least <= cores:
+        return f"the loader is the bottleneck: --loop.workers {least}"
+    why = f"{cores} cores are too few for it" if least > cores else "more workers do not help (disk or cores are busy)"
+    return f"the loader is the bottleneck, and {why}: store the images smaller"

@@ -1,0 +1,59 @@
+"""Settings of the watchdogs: when a run says that something looks wrong. They never change the training."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mcl.config.base import Section
+
+
+class WatchSettings(Section):
+    """Thresholds of the warnings; none switches one off."""
+
+    window: int = Field(
+        200, ge=20, le=10_000, description="Steps that make up 'usual' for the warnings below."
+    )
+    loss_spike: float | None = Field(
+        8.0,
+        gt=0,
+        description="Warn when a step's loss is this many deviations above its running median; none: never.",
+    )
+    gradient_spike: float | None = Field(
+        10.0,
+        gt=1,
+        description="Warn when a step's gradient norm is this many times its running median; none: never.",
+    )
+    gradient_growth: float | None = Field(
+        100.0,
+        gt=1,
+        description="Warn when the running median of the gradient norm is this many times its lowest so far; none: never.",
+    )
+    data_wait: float | None = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Warn when more than this share of the time is spent waiting for data; none: never.",
+    )
+    gpu_memory: float | None = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="Warn when torch holds more than this share of the GPU's memory; none: never.",
+    )
+
+
+class PretrainWatchSettings(WatchSettings):
+    """Thresholds of the warnings, with those of pre-training."""
+
+    collapse_spread: float | None = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="Warn when the targets' spread is below this (1: spread out, 0: collapsed); none: never.",
+    )
+    dead_level: float | None = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Warn when a level's accuracy above chance is less than this share of the best level's; none: never.",
+    )

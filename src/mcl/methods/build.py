@@ -1,0 +1,65 @@
+"""From a recipe to a method: the one place where pre-training, ``mcl bench`` and ``mcl doctor`` get theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from mcl.config.optim import LoopSettings, OptimSettings
+from mcl.config.pretrain import MethodSettings, ModelSettings
+from mcl.data.random import STREAM_WEIGHTS, seeded
+from mcl.methods.mcl import Mcl
+from mcl.nn.trunk import Trunk, TrunkSpec
+
+
+class Recipe(Protocol):
+    """What the settings of ``mcl pretrain``, ``bench`` and ``doctor`` have in common."""
+
+    seed: int
+    batch: int
+    image_size: int
+    model: ModelSettings
+    method: MethodSettings
+    optim: OptimSettings
+    loop: LoopSettings
+
+
+def build_method(
+    settings: Recipe,
+    method: MethodSettings | None = None,
+    pretrained: bool = False,
+    fill: Callable[[Trunk], None] = lambda trunk: None,
+) -> Mcl:
+    """A method with the weights that the recipe's seed gives, in train mode on the CPU.
+
+    Args:
+        settings: the recipe; ``loop.precision`` must not be ``auto`` any more when the method is used.
+        method: replaces ``settings.method``.
+        pretrained: take timm's weights for the backbone (downloads them).
+        fill: puts weights from elsewhere into the trunk, before the target is copied from it.
+
+    Raises:
+        UserError: a backbone that timm does not have or that has no features at strides 4, 8, 16, 32.
+    """
+    model, loop = settings.model, settings.loop
+    spec = TrunkSpec(model.backbone, model.pyramid_channels, model.head_convs, settings.image_size)
+    with seeded(STREAM_WEIGHTS, settings.seed):
+        trunk = Trunk(spec, pretrained)
+        fill(trunk)
+        built = Mcl(
+            trunk, model, method or settings.method, settings.seed, loop.precision, loop.channels_last
+        )
+    return to_layout(built, loop.channels_last)
+
+
+def compute_in(method: Mcl, loop: LoopSettings) -> Mcl:
+    """Let a built method compute as ``loop.precision`` and ``loop.channels_last`` say; returns it."""
+    method.precision, method.channels_last = loop.precision, loop.channels_last
+    return to_layout(method, loop.channels_last)
+
+
+def to_layout(method: Mcl, channels_last: bool) -> Mcl:
+    """Convolution weights in NHWC or NCHW."""
+    return method.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)

@@ -1,0 +1,67 @@
+"""One training step as the loop does it, on random tiles: for whoever wants to know what a step costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcl.config.pretrain import MethodSettings
+from mcl.data.random import STREAM_VIEWS, generator_for
+from mcl.data.views import VIEWS
+from mcl.engine.optim import apply_gradients, build_optimizer, set_lr
+from mcl.engine.precision import Format, Trial, formats_for, try_formats, with_format
+from mcl.methods.build import Recipe, build_method
+
+TOTAL_STEPS = 1000  # only paces the target's momentum
+SMALL_LR = 1e-6  # weights stay where they are: diverging numbers cost other time than training does
+
+
+class TrainingStep:
+    """Both views forward, backward, optimizer, EMA: calling it does one step."""
+
+    def __init__(self, settings: Recipe, method: MethodSettings, device: torch.device | str) -> None:
+        self.settings = settings
+        self.method = build_method(settings, method).to(device).train()
+        self.optimizer = build_optimizer(self.method.trained, settings.optim, settings.batch)
+        set_lr(self.optimizer, SMALL_LR)
+        self.batch = random_batch(settings, device)
+        self.step = 0
+
+    def __call__(self) -> None:
+        """One step, as ``mcl pretrain`` does it."""
+        loss, _ = self.method.loss(self.batch, self.step)
+        apply_gradients(loss, self.optimizer, self.settings.optim.clip_norm)
+        self.method.after_update(self.step, TOTAL_STEPS)
+        self.step += 1
+
+    def gradients_only(self) -> None:
+        """Forward and backward."""
+        loss, _ = self.method.loss(self.batch, self.step)
+        loss.backward()
+
+
+def random_batch(settings: Recipe, device: torch.device | str) -> dict[str, Any]:
+    """A batch as ``collate_tiles`` makes it, of random pixels."""
+    generator = generator_for(STREAM_VIEWS, settings.seed)
+
+    def tiles(scale: int) -> Tensor:
+        shape = (settings.batch, 3, settings.image_size // scale, settings.image_size // scale)
+        if torch.device(device).type == "meta":
+            return torch.empty(shape, dtype=torch.uint8, device=device)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
+
+    made = {view: {scale: tiles(scale) for scale in settings.method.scales} for view in VIEWS}
+    return {"tiles": made, "index": torch.arange(settings.batch), "unreadable": []}
+
+
+def pretraining_step(settings: Recipe, device: torch.device) -> Callable[[Format], TrainingStep]:
+    """What gives, for a format, one pre-training step of a recipe on random tiles (a network of its own)."""
+    return lambda chosen: TrainingStep(with_format(settings, chosen), settings.method, device)
+
+
+def try_recipe(settings: Recipe, device: torch.device) -> Trial:
+    """The trial of ``loop.precision auto`` for a recipe, without a run."""
+    return try_formats(pretraining_step(settings, device), formats_for(settings.loop.channels_last), device)

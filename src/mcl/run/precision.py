@@ -1,0 +1,45 @@
+"""``--loop.precision auto`` becomes fp32 or bf16, once in a run's life."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import yaml
+
+from mcl.config.base import Command, dump
+from mcl.engine.logging import console
+from mcl.engine.memory import reset_peak
+from mcl.engine.precision import Format, formats_for, try_formats, with_format
+from mcl.engine.run_folder import CONFIG, RunFolder
+
+S = TypeVar("S", bound=Command)
+
+
+def settle_precision(
+    settings: S, folder: RunFolder, device: torch.device, build: Callable[[Format], Callable[[], Any]]
+) -> S:
+    """The settings with ``loop.precision`` and ``loop.channels_last`` as they will be used.
+
+    A new run with ``auto`` makes the trial and writes the choice to its ``config.yaml``; a resumed one takes it
+    from there. (The loop may be paced otherwise when resuming; the number format must stay for equal results.)
+
+    Args:
+        build: gives a function that does one training step in a format, with weights of its own.
+
+    Raises:
+        RunFailed: not one step fits the GPU's memory.
+    """
+    if settings.loop.precision != "auto":
+        return settings
+    if settings.resume:
+        saved = yaml.safe_load((folder.path / CONFIG).read_text("utf-8"))["loop"]
+        if saved["precision"] != "auto":
+            return with_format(settings, Format(saved["precision"], saved["channels_last"]))
+    trial = try_formats(build, formats_for(settings.loop.channels_last), device)
+    reset_peak(device)  # what a run needed shall not count what its trial needed
+    console.print(f"precision: {trial}", markup=False)
+    settled = with_format(settings, trial.chosen.format)
+    folder.write_text(CONFIG, dump(settled))
+    return settled
