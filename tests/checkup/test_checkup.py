@@ -13,11 +13,11 @@ from packaging.requirements import Requirement
 import mcl
 from images import picture_folder
 from mcl.bench.tables import Table
+from mcl.checkup import devices, environment, memory, speed
+from mcl.checkup.part import Part
 from mcl.cli import main
 from mcl.config.base import from_values
 from mcl.config.doctor import DoctorSettings
-from mcl.checkup import devices, environment, memory, speed
-from mcl.checkup.part import Part
 from mcl.engine.precision import Format, Trial, Tried
 from mcl.errors import RunFailed, UserError
 from mcl.methods.step import TrainingStep

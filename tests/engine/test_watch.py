@@ -37,7 +37,7 @@ def test_noise_a_falling_loss_and_heavy_tailed_gradients_are_no_alarm(seed):
     falling = noisy(seed, 200, level=5.0, noise=0.15, trend=-0.002)
     norms = r.lognormal(0, 0.5, (200, LINE)).tolist()
     healthy = [
-        {"loss": loss, "gradient_norm": norm, "spread": 0.9 + 0.05 * r.standard_normal(), "chance": 0.01,
+        {"loss": loss, "gradient_norm": norm, "spread": 0.9 + 0.05 * r.standard_normal(), "rank": 4 + r.standard_normal() / 3, "chance": 0.01,
          "accuracy/p5": 0.6, "accuracy/p2": 0.06 + 0.01 * r.standard_normal(),
          "data_wait": float(r.uniform(0, 0.15)), "gpu_memory": 0.9}
         for loss, norm in zip(falling, norms, strict=True)
@@ -148,6 +148,7 @@ def test_gpu_memory():
 
 BAD = {
     "collapse_spread": [{"spread": 0.01}] * 5,
+    "collapse_rank": [{"rank": 1.2}] * 5,
     "loss_spike": [*[{"loss": [1.0] * LINE}] * 5, {"loss": [9.0] * LINE}],
     "gradient_spike": [*[{"gradient_norm": [1.0] * LINE}] * 5, {"gradient_norm": [99.0] * LINE}],
     "gradient_growth": [{"gradient_norm": [3.0**i] * LINE} for i in range(40)],

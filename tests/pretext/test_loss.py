@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcl.pretext.assignment import ASSIGNMENTS, target_scales
-from mcl.pretext.loss import contrast, embedding_spread, level_weights
+from mcl.pretext.loss import contrast, embedding_rank, embedding_spread, level_weights
 
 
 @settings(max_examples=30, deadline=None)
@@ -99,3 +99,14 @@ def test_assignments_are_those_of_the_papers_figure():
 def test_spread_tells_collapse_from_spread_out_embeddings():
     assert embedding_spread(torch.randn(512, 64)) == pytest.approx(1, abs=0.05)
     assert embedding_spread(torch.ones(512, 64) + 1e-4 * torch.randn(512, 64)) < 0.01
+
+
+def test_rank_sees_a_collapse_that_the_spread_does_not():
+    """After a BatchNorm every coordinate is spread out, though all of them may say the same."""
+    on_a_line = torch.randn(64, 1) * torch.ones(1, 16) + 1e-3 * torch.randn(64, 16)
+    assert embedding_spread(on_a_line) == pytest.approx(1, abs=0.1)
+    assert embedding_rank(on_a_line) == pytest.approx(1, abs=0.01)
+    assert embedding_rank(torch.randn(4096, 16)) == pytest.approx(16, rel=0.05)
+    few = torch.randn(9, 512)
+    assert embedding_rank(few) == pytest.approx(8, rel=0.1), "nine points span eight directions"
+    assert embedding_rank(few.repeat(100, 1)) == pytest.approx(float(embedding_rank(few)), rel=1e-3)

@@ -9,8 +9,8 @@ import torch
 
 from mcl.bench.machine import describe_machine
 from mcl.bench.tables import Table
-from mcl.config.doctor import DoctorSettings
 from mcl.checkup.part import Part
+from mcl.config.doctor import DoctorSettings
 from mcl.engine.memory import free_bytes, usable_cores
 
 COLUMNS = {"what": ("device", "{}"), "found": ("found", "{}")}

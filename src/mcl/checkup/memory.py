@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from mcl.bench.memory import step_memory
 from mcl.bench.step import EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL, without_autocast
 from mcl.bench.tables import Table
+from mcl.checkup.part import Part
 from mcl.config.bench import RECIPE_FIELDS, BenchStepSettings
 from mcl.config.doctor import DoctorSettings
-from mcl.checkup.part import Part
 from mcl.engine.memory import free_bytes, used_bytes
 from mcl.errors import RunFailed
 from mcl.methods.build import Recipe

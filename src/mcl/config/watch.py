@@ -51,6 +51,11 @@ class PretrainWatchSettings(WatchSettings):
         lt=1,
         description="Warn when the targets' spread is below this (1: spread out, 0: collapsed); none: never.",
     )
+    collapse_rank: float | None = Field(
+        2.0,
+        gt=1,
+        description="Warn when the targets lie in fewer than this many directions (batches of 8 and more); none: never.",
+    )
     dead_level: float | None = Field(
         0.05,
         gt=0,

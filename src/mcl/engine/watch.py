@@ -70,7 +70,8 @@ class Watch:
         """
         self._remember_line(step, values, len(each["loss"]))
         found = {
-            "collapse_spread": self._collapse(values),
+            "collapse_spread": self._collapse(values, "spread", "spread {:.3f}, 1 is fully spread"),
+            "collapse_rank": self._collapse(values, "rank", "they lie in {:.1f} directions"),
             "loss_spike": self._loss_spike(step, each["loss"]),
             "gradient_spike": self._gradient_spike(step, each.get("gradient_norm", ())),
             "gradient_growth": self._gradient_growth(),
@@ -85,13 +86,13 @@ class Watch:
         self._last_step = step
         return begun
 
-    def _collapse(self, values: Mapping[str, float]) -> str | None:
-        limit = self._limit("collapse_spread")
-        if limit is None or "spread" not in values or values["spread"] >= limit:
+    def _collapse(self, values: Mapping[str, float], name: str, figure: str) -> str | None:
+        limit = self._limit(f"collapse_{name}")
+        if limit is None or name not in values or values[name] >= limit:
             return None
         return (
-            f"the embeddings have collapsed (spread {values['spread']:.3f}, 1 is fully spread): every image gets "
-            "nearly the same one; try a lower --optim.lr, more --schedule.warmup_steps or a lower --method.temperature"
+            f"the embeddings have collapsed ({figure.format(values[name])}): images get nearly the same one; try a "
+            "lower --optim.lr, more --schedule.warmup_steps or a lower --method.temperature"
         )
 
     def _loss_spike(self, step: int, losses: Sequence[float]) -> str | None:

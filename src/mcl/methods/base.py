@@ -32,7 +32,8 @@ class Method(nn.Module):
         """A batch of ``collate_tiles`` -> (0-d loss, numbers to log).
 
         Numbers under these names are watched (``mcl.engine.watch``): ``spread`` of the embeddings (1 spread out,
-        0 collapsed), ``accuracy/<level>`` of each level's own task, and ``chance``, what guessing would reach.
+        0 collapsed), their ``rank`` (directions they use), ``accuracy/<level>`` of each level's own task, and
+        ``chance``, what guessing would reach.
         """
 
     @abstractmethod

@@ -18,8 +18,10 @@ from mcl.nn.heads import build_predictor
 from mcl.nn.momentum import make_target, momentum_at, move_target
 from mcl.nn.trunk import Trunk
 from mcl.pretext.assignment import gather_targets, target_scales
-from mcl.pretext.loss import LevelLoss, contrast, embedding_spread, level_weights, total_loss
+from mcl.pretext.loss import LevelLoss, contrast, embedding_rank, embedding_spread, level_weights, total_loss
 from mcl.pretext.montage import Shuffle, assemble, count_montages, draw_permutation, shuffle_from
+
+LEAST_IMAGES = 8  # fewer embeddings cannot lie in enough directions for their rank to tell anything
 
 
 class Mcl(Method):
@@ -66,9 +68,9 @@ class Mcl(Method):
             canvases[view] = assemble(
                 tiles, shuffles[view], spec.mean, spec.std, channels_last=self.channels_last
             )
-        levels, spread = self.compare(canvases, shuffles)
+        levels, health = self.compare(canvases, shuffles)
         loss = total_loss(list(levels.values()))
-        return loss, self._numbers(levels, spread)
+        return loss, self._numbers(levels, health)
 
     def montages(self, batch: int) -> dict[int, int]:
         """scale -> number of montages of a view, for a batch on this process."""
@@ -88,8 +90,8 @@ class Mcl(Method):
 
     def compare(
         self, canvases: Mapping[int, Tensor], shuffles: Mapping[int, Shuffle]
-    ) -> tuple[dict[tuple[int, int], LevelLoss], Tensor]:
-        """Losses of every (view, scale), and the spread of the target embeddings.
+    ) -> tuple[dict[tuple[int, int], LevelLoss], dict[str, Tensor]]:
+        """Losses of every (view, scale), and ``spread`` and ``rank`` of the target embeddings.
 
         Args:
             canvases: view -> (B, 3, S, S) in the order of ``assemble``.
@@ -106,8 +108,14 @@ class Mcl(Method):
                 levels[view, scale] = self._level_loss(
                     scale, predictions[view], shuffles[view], targets[other], shuffles[other]
                 )
-        spread = torch.stack([embedding_spread(targets[view][1]) for view in VIEWS]).mean()
-        return levels, spread
+        measures = {"spread": embedding_spread}
+        if len(targets[VIEWS[0]][1]) >= LEAST_IMAGES:
+            measures["rank"] = embedding_rank
+        health = {
+            name: torch.stack([measure(targets[view][1]) for view in VIEWS]).mean()
+            for name, measure in measures.items()
+        }
+        return levels, health
 
     def predictions(self, canvases: Tensor, layout: Layout) -> dict[int, Tensor]:
         """scale -> (tiles, E): the online network's prediction for every tile, not normalised."""
@@ -165,8 +173,10 @@ class Mcl(Method):
     def _layout(self, shuffle: Shuffle) -> Layout:
         return Layout(self.scales, tuple(len(shuffle.labels[s]) // s**2 for s in self.scales))
 
-    def _numbers(self, levels: Mapping[tuple[int, int], LevelLoss], spread: Tensor) -> dict[str, Tensor]:
-        numbers: dict[str, Tensor] = {"spread": spread}
+    def _numbers(
+        self, levels: Mapping[tuple[int, int], LevelLoss], health: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        numbers = dict(health)
         for scale in self.scales:
             both = [levels[view, scale] for view in VIEWS]
             name = f"p{Layout.level_of(scale) + 2}"

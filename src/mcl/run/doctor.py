@@ -12,14 +12,14 @@ from mcl.bench.loading import size_of
 from mcl.bench.machine import describe_machine
 from mcl.bench.pictures import write_pictures
 from mcl.bench.tables import write_json
-from mcl.config.doctor import DoctorSettings
-from mcl.data.loader import steps_per_epoch
-from mcl.data.sources import check_readable, find_images
 from mcl.checkup.devices import check_devices
 from mcl.checkup.environment import check_environment
 from mcl.checkup.memory import check_memory
 from mcl.checkup.part import Part
 from mcl.checkup.speed import check_loader, check_precision
+from mcl.config.doctor import DoctorSettings
+from mcl.data.loader import steps_per_epoch
+from mcl.data.sources import check_readable, find_images
 from mcl.engine.device import prepare_device
 from mcl.engine.logging import console, duration
 from mcl.engine.optim import resolve_length
