@@ -73,6 +73,11 @@ def test_the_quickest_step_counts_so_a_busy_second_does_not_decide(monkeypatch):
     assert found.chosen.format == FP32
 
 
+def test_long_steps_are_timed_fewer_times(monkeypatch):
+    found, clock = trial(monkeypatch, {FP32: 20.0, OTHER: 50.0})
+    assert clock.steps == {FP32: 3, OTHER: 1} and found.chosen.seconds == 20.0
+
+
 def test_what_does_not_fit_memory_is_not_taken(monkeypatch):
     monkeypatch.setattr(precision, "bf16_slowdown", lambda: 0.5)
 

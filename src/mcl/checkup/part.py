@@ -28,7 +28,10 @@ class Part:
 
     def show(self) -> None:
         """Print it, within the width of the terminal (80 columns where there is none)."""
-        console.print(to_rich(self.table), soft_wrap=False)
+        shown = to_rich(self.table)
+        for column, (_, form) in zip(shown.columns, self.table.columns.values(), strict=True):
+            column.justify = "left" if form == "{}" else "right"
+        console.print(shown, soft_wrap=False)
         for note in self.table.notes:
             console.print(note, style="dim", markup=False, soft_wrap=False)
         lines = [("warning", text, "yellow") for text in self.warnings] or [("ok", self.verdict, "green")]

@@ -20,6 +20,7 @@ from mcl.errors import RunFailed
 
 S = TypeVar("S", bound=Command)
 STEPS = 3  # timed, after one that is not
+LONG = 30.0  # seconds of timed steps that are enough, however few
 CLEARLY = 0.9  # of the default's time or less: taken
 HOPELESS = 2.0  # times the best so far in one step: given up
 PROBE_SHAPE = (4, 64, 64, 64)  # of the convolution that tells whether a CPU computes bf16 or imitates it
@@ -134,6 +135,8 @@ def _time(
             if best and (number or device.type == "cpu") and seconds > HOPELESS * max(best):
                 return [], f"given up after a step of {seconds:.3f} s"
             times += [seconds] if number else []
+            if sum(times) >= LONG:
+                break
         return times, ""
     except torch.OutOfMemoryError:
         return [], "does not fit the GPU's memory"
