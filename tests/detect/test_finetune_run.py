@@ -4,12 +4,15 @@ import json
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from mcl.config.base import from_values
 from mcl.config.finetune import EvaluateSettings, FinetuneSettings
+from mcl.engine.precision import Format
 from mcl.errors import UserError
 from mcl.nn.trunk import Trunk, save_trunk
+from mcl.run import precision
 from mcl.run.evaluate import evaluate
 from mcl.run.finetune import finetune
 
@@ -58,6 +61,18 @@ def test_frozen_trunk_is_handed_on_unchanged(toy, trunk, tmp_path):
     finetune(settings_for(toy, tmp_path / "run", trunk=str(trunk), freeze="trunk"))
     before, after = load_file(trunk), load_file(tmp_path / "run" / "detector.safetensors")
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_precision_auto_is_decided_by_steps_of_a_copy(toy, trunk, tmp_path, monkeypatch):
+    """What is written down is what was chosen, and the trial leaves the result alone."""
+    given = {"trunk": str(trunk), "schedule.steps": 1, "precise_bn_images": 0}
+    monkeypatch.setattr(precision, "formats_for", lambda channels_last: [Format("fp32", False)])
+    finetune(settings_for(toy, tmp_path / "auto", **given, **{"loop.precision": "auto"}))
+    finetune(settings_for(toy, tmp_path / "set", **given, **{"loop.channels_last": False}))
+    loops = [yaml.safe_load((tmp_path / run / "config.yaml").read_text())["loop"] for run in ("auto", "set")]
+    assert loops[0] == loops[1] and loops[0]["precision"] == "fp32"
+    auto, told = (load_file(tmp_path / run / "detector.safetensors") for run in ("auto", "set"))
+    assert all(torch.equal(tensor, told[name]) for name, tensor in auto.items())
 
 
 def test_like_takes_shapes_not_weights(toy, trunk, tmp_path):

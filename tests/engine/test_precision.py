@@ -78,6 +78,16 @@ def test_long_steps_are_timed_fewer_times(monkeypatch):
     assert clock.steps == {FP32: 3, OTHER: 1} and found.chosen.seconds == 20.0
 
 
+def test_processes_decide_by_numbers_that_they_agree_on(monkeypatch):
+    """Here bf16 seems quick; together with a slower process it is not."""
+    monkeypatch.setattr(precision, "bf16_slowdown", lambda: 0.5)
+    clock = Clock({FP32: 1.0, BF16: 0.5})
+    asked = []
+    agree = lambda number: asked.append(number) or 1.0  # noqa: E731
+    found = try_formats(clock.build, [FP32, BF16], CPU, clock, agree)
+    assert found.chosen.format == FP32 and asked == [*[1.0] * 4, 0.5, *[0.5] * 4]
+
+
 def test_what_does_not_fit_memory_is_not_taken(monkeypatch):
     monkeypatch.setattr(precision, "bf16_slowdown", lambda: 0.5)
 

@@ -31,7 +31,7 @@ def test_a_trial_changes_nothing_but_the_format(photos, tmp_path, monkeypatch, c
     mcl.pretrain(data=photos, out=tmp_path / "set", **TINY)
     monkeypatch.setattr(precision, "formats_for", lambda channels_last: [Format("fp32", True)])
     mcl.pretrain(data=photos, out=tmp_path / "auto", **{**TINY, "loop.precision": "auto"})
-    assert "precision: fp32, channels_last 0." in capsys.readouterr().out
+    assert "precision: fp32, channels_last " in capsys.readouterr().out
     told, tried = (load_file(tmp_path / run / "trunk.safetensors") for run in ("set", "auto"))
     assert all(torch.equal(tensor, tried[name]) for name, tensor in told.items())
 

@@ -83,6 +83,7 @@ def try_formats(
     formats: Sequence[Format],
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
+    agree: Callable[[float], float] = lambda number: number,
 ) -> Trial:
     """Time a few steps of each format, one format after the other, so that one model at a time is held.
 
@@ -91,6 +92,8 @@ def try_formats(
         formats: the default first.
         device: where the steps compute.
         clock: seconds.
+        agree: makes a measured number the same on all processes of a run, so that all of them do the same steps
+            and choose alike; called on each of them for the same numbers in the same order.
 
     Raises:
         RunFailed: no format has room for a step.
@@ -99,8 +102,8 @@ def try_formats(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         for chosen in formats:
-            note = _unfit(chosen, device)
-            times, note = ([], note) if note else _time(build, chosen, device, best, clock)
+            note = _unfit(chosen, device, agree)
+            times, note = ([], note) if note else _time(build, chosen, device, best, clock, agree)
             tried.append(Tried(chosen, min(times) if times and not note else None, note))
             if tried[-1].seconds is not None and (best is None or tried[-1].seconds < min(best)):
                 best = times
@@ -118,7 +121,7 @@ def with_format(settings: S, chosen: Format) -> S:
 
 
 def _time(
-    build, chosen: Format, device: torch.device, best: list[float] | None, clock
+    build, chosen: Format, device: torch.device, best: list[float] | None, clock, agree
 ) -> tuple[list[float], str]:
     """(seconds of the timed steps, why there are none)."""
     times: list[float] = []
@@ -130,7 +133,7 @@ def _time(
             began = clock()
             step()
             _wait(device)
-            seconds = clock() - began
+            seconds = agree(clock() - began)
             # A GPU's first step loads kernels, so only the timed steps of one tell something.
             if best and (number or device.type == "cpu") and seconds > HOPELESS * max(best):
                 return [], f"given up after a step of {seconds:.3f} s"
@@ -147,13 +150,13 @@ def _time(
             torch.cuda.empty_cache()
 
 
-def _unfit(chosen: Format, device: torch.device) -> str:
+def _unfit(chosen: Format, device: torch.device, agree: Callable[[float], float]) -> str:
     """Why a format is not worth a step, or nothing."""
     if chosen.precision != "bf16":
         return ""
     if device.type == "cuda":
         return "" if torch.cuda.is_bf16_supported() else "not tried: this GPU has no bf16"
-    slower = bf16_slowdown()
+    slower = agree(bf16_slowdown())
     return f"not tried: a bf16 convolution takes {slower:.1f} times as long here" if slower > HOPELESS else ""
 
 
