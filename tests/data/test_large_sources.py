@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from images import picture, picture_folder
+from images import picture, picture_folder, refuse_network
 from mcl.config.pretrain import PretrainSettings, ViewSettings
 from mcl.data import index, shards
 from mcl.data.decode import UnreadableImage, read_image
@@ -350,7 +350,7 @@ def table():
 def test_tables_give_the_pictures_of_the_same_files(table, tmp_path, form, monkeypatch):
     import datasets
 
-    monkeypatch.setattr("socket.socket.connect", None)  # no network
+    attempts = refuse_network(monkeypatch)
     source = tmp_path / "set"
     if form == "saved":
         table.save_to_disk(source)
@@ -374,6 +374,7 @@ def test_tables_give_the_pictures_of_the_same_files(table, tmp_path, form, monke
     assert str(found[4]).endswith("row-4") and fingerprint(found) == fingerprint(find_images(source, cache=tmp_path / "cache"))
     batches = step_batches(UnlabeledImages(found, maker), 3, 0, 0, 2, 1, collate_tiles)
     assert sorted(i for b in batches for i in b["index"].tolist()) == list(range(6))
+    assert not attempts
 
 
 def raw(table):

@@ -143,6 +143,10 @@ def read_members(shard: str) -> Iterator[tuple[str, int, int]]:
                 base = member.name.rpartition("/")[2]
                 if member.isreg() and not member.issparse() and has_picture_suffix(base):
                     yield member.name, member.offset_data, member.size
+            # The reader takes a damaged header, or the end of a file that was cut between two members, for the end.
+            file.seek(archive.offset)
+            if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                raise tarfile.ReadError(f"no end mark after {archive.offset:,} bytes")
     except FileNotFoundError:
         raise UserError(f"--data {shard}: no such file") from None
     except Exception as error:  # damaged headers can raise anything
