@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from images import picture, picture_folder, refuse_network
+from mcl.config.base import from_arguments
 from mcl.config.pretrain import PretrainSettings, ViewSettings
 from mcl.data import index, shards
 from mcl.data.decode import UnreadableImage, read_image
@@ -329,6 +330,8 @@ def test_missing_extras_name_their_pip_command(tmp_path, monkeypatch):
 def test_urls_keep_their_slashes():
     assert PretrainSettings(data="https://host/x.tar", out="o").data == "https://host/x.tar"
     assert PretrainSettings(data=Path("a/b"), out="o").data == "a/b"
+    for given in ("pipe:cat 'a b' | tee {0..9}.tar", "s/{000..009}.tar", "[a-b]*.tar", "{a,b}.tar"):
+        assert from_arguments(PretrainSettings, ["--data", given, "--out", "o"], "mcl pretrain").data == given
 
 
 # Tables
