@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs clean
+.PHONY: demo test faults docs clean
 
 $(VENV)/.demo: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -21,6 +21,9 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	# One thread a process, two processes: quicker than two threads on two cores.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist worksteal
+
+faults: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m faults -n 2 --dist worksteal
 
 clean:
 	rm -rf $(VENV) runs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -23,3 +24,24 @@ def picture_folder(folder: Path, count: int) -> Path:
     for i in range(count):
         picture(i).save(folder / f"{i:04d}.jpg", quality=90)
     return folder
+
+
+def refuse_network(monkeypatch) -> list:
+    """Make every connection but those within this machine's own processes fail; returns the list of attempts."""
+    attempts: list = []
+    connect = socket.socket.connect
+
+    def guarded(self, address, *_):
+        if self.family != socket.AF_UNIX:
+            attempts.append(address)
+            raise OSError("no network in this test")
+        return connect(self, address)
+
+    def no_names(host, *_, **__):
+        attempts.append(host)
+        raise socket.gaierror("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded)
+    monkeypatch.setattr(socket, "getaddrinfo", no_names)
+    return attempts

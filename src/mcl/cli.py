@@ -17,7 +17,7 @@ from mcl.run.commands import COMMANDS  # noqa: E402
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``mcl``; returns the exit code (2 for a mistake in the input)."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    from mcl.errors import UserError
+    from mcl.errors import UserError, printable
 
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(result["message"])
         return 0
     except UserError as error:
-        print(f"mcl: error: {error}", file=sys.stderr)
+        print("\n".join(map(printable, f"mcl: error: {error}".splitlines())), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("mcl: stopped", file=sys.stderr)

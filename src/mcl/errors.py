@@ -34,3 +34,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the nearest known name, or ``""`` when none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters, line ends and bytes that are no text written as escapes (``\\x1b``).
+
+    For names that come from outside: a file's name cannot steer the terminal, break a list into other lines, or fail
+    to be written at all.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -214,6 +214,5 @@ def decode_table(rows: list[dict]) -> Table:
 
 def size_of(paths: Sequence[Path]) -> str:
     """``500x375, 104 kB``: of the first picture."""
-    with Image.open(paths[0]) as image:
-        width, height = image.size
-    return f"{width}x{height}, {sum(p.stat().st_size for p in paths) / len(paths) / 1000:.0f} kB"
+    width, height = read_image(paths[0], upright=False).size
+    return f"{width}x{height}, {sum(len(p.read_bytes()) for p in paths) / len(paths) / 1000:.0f} kB"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mcl.config.base import Command, Section
 from mcl.config.optim import LoopSettings, OptimSettings, ScheduleSettings
@@ -13,6 +14,8 @@ from mcl.config.watch import PretrainWatchSettings
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 SCALES = [1, 2, 4, 8]
+# Text, not a path: a path would make one slash of a URL's two.
+Location = Annotated[str, BeforeValidator(lambda given: os.fspath(given) if isinstance(given, Path) else given)]
 
 
 class ViewSettings(Section):
@@ -114,7 +117,10 @@ class MethodSettings(Section):
 class PretrainSettings(Command):
     """Pre-train a detector's trunk (backbone + pyramid + box head) on unlabeled images."""
 
-    data: Path = Field(description="Images: a folder (searched recursively), a .txt list, or a COCO .json.")
+    data: Location = Field(
+        description="Images: a folder (searched recursively), a .txt list, a COCO .json, .tar shards or .parquet files "
+        "(one, a folder or a pattern of them), a folder saved by datasets, or shards by URL or pipe:COMMAND."
+    )
     out: Path = Field(description="Run folder to make.")
     recipe: str | None = Field("mcl-r18-64", description="Shipped settings to start from.")
     config: Path | None = Field(None, description="YAML file of settings, over the recipe.")
@@ -122,6 +128,17 @@ class PretrainSettings(Command):
     overwrite: bool = Field(False, description="Replace the run in --out.")
     data_root: Path | None = Field(
         None, description="Folder that names of a list or JSON start from; default: the file's own."
+    )
+    data_cache: Path | None = Field(
+        None,
+        description="Folder for indexes of large folders and shards, fetched shards and converted tables; "
+        "none: $XDG_CACHE_HOME/mcl.",
+    )
+    data_column: str | None = Field(None, description="Column of images in .parquet files; none: the only one.")
+    max_pixels: int = Field(
+        178_956_970,
+        ge=4096,
+        description="Largest width x height that is decoded; a larger image counts as unreadable.",
     )
     max_unreadable: Probability = Field(
         0.05, description="Stop when more than this share of images cannot be read."

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
+from mcl.data.pictures import leads_out
+from mcl.data.rle import read_counts
 from mcl.errors import UserError
 
+MOST_PIXELS = 2**31  # run lengths of masks are 32-bit numbers
+FAR = 10  # times the image's longer side: a mask's outline that goes further is a mistake, and costs its length
 MIN_SIDE = 0.5  # pixels; thinner boxes are mistakes and make the box loss's logarithm explode
 
 
@@ -150,13 +154,13 @@ def _images(entries: list[dict[str, Any]], path: Path) -> dict[int, dict[str, An
         where, name = f"{path}: image {entry['id']}", entry.get("file_name")
         if not isinstance(name, str) or not name:
             raise UserError(f"{where}: no 'file_name'")
-        # Windows rules know both separators and drive letters, so a file written there is caught here too.
-        pure = PureWindowsPath(name)
-        if pure.anchor or ".." in pure.parts or "\0" in name:
+        if leads_out(name) or "\0" in name:
             raise UserError(f"{where}: file_name {name!r} leads out of the image folder")
         for key in ("width", "height"):
             if not _is_whole(entry.get(key)) or entry[key] < 1:
                 raise UserError(f"{where}: {key} must be a positive whole number, got {entry.get(key)!r}")
+        if entry["width"] * entry["height"] > MOST_PIXELS:
+            raise UserError(f"{where}: {entry['width']} x {entry['height']} pixels are more than {MOST_PIXELS:,}")
     return {entry["id"]: entry for entry in entries}
 
 
@@ -179,7 +183,7 @@ def _present(
 def _has_content(path: Path) -> bool:
     try:
         return path.is_file() and path.stat().st_size > 0
-    except OSError:  # a name too long for the file system, say
+    except (OSError, ValueError):  # a name too long for the file system, say, or one that is no text
         return False
 
 
@@ -211,9 +215,10 @@ def _segmentation(segmentation: Any, width: int, height: int, where: str) -> Any
             size = segmentation.get("size")
             raise UserError(f"{where}: segmentation size {size!r} is not the image's [{height}, {width}]")
         counts = segmentation.get("counts")
-        if isinstance(counts, str) or (isinstance(counts, list) and sum(counts) == height * width):
-            return segmentation
-        raise UserError(f"{where}: segmentation counts do not add up to {height} x {width} pixels")
+        # The decoder is native code that trusts them: they are checked here, in whichever form they come.
+        if sum(read_counts(counts)) != height * width:
+            raise UserError(f"{where}: segmentation counts do not add up to {height} x {width} pixels")
+        return {"size": [height, width], "counts": counts}
     polygons = segmentation if isinstance(segmentation, list) else [segmentation]
     for polygon in polygons:
         if (
@@ -224,6 +229,8 @@ def _segmentation(segmentation: Any, width: int, height: int, where: str) -> Any
             raise UserError(
                 f"{where}: segmentation must be polygons [[x, y, x, y, ...], ...] or an RLE object"
             )
+        if any(abs(value) > FAR * max(width, height) for value in polygon):
+            raise UserError(f"{where}: segmentation goes far outside the image of {width} x {height} pixels")
     # Fewer than three points are no area; some annotation tools leave such crumbs beside the real outline.
     return [polygon for polygon in polygons if len(polygon) >= 6] or None
 
@@ -256,4 +263,5 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # A whole number beyond what a float holds is as wrong as infinity (and makes math.isfinite raise).
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +14,12 @@ from torch.utils.data import Dataset
 from mcl.config.pretrain import ViewSettings
 from mcl.data.augment import Draw, Numbers, apply, draw
 from mcl.data.decode import UnreadableImage, read_reduced
+from mcl.data.pictures import Picture
 from mcl.data.random import STREAM_VIEWS, generator_for
-from mcl.errors import RunFailed
+from mcl.errors import RunFailed, printable
 
 VIEWS = (1, 2)
+MOST_IN_A_ROW = 10_000  # unreadable pictures: storage that went away is not asked a million times
 REFERENCE_SIZE = 224  # blur radii are given for views of this size
 
 Drawn = dict[tuple[int, int], Draw]  # (view, scale) -> what happens to the tile
@@ -66,8 +67,10 @@ class TileMaker:
         """Tiles of a fully decoded image; a function of (seed, epoch, index, view, scale) and the image."""
         return self.make(self.draw(image.size, epoch, index), image, image.size)
 
-    def read(self, path: Path, epoch: int, index: int) -> dict[int, dict[int, Tensor]]:
-        """Tiles of an image file, decoded no larger than its crops need.
+    def read(
+        self, picture: Picture, epoch: int, index: int, max_pixels: int | None = None
+    ) -> dict[int, dict[int, Tensor]]:
+        """Tiles of a picture, decoded no larger than its crops need.
 
         Raises:
             UnreadableImage: see ``read_image``.
@@ -78,7 +81,7 @@ class TileMaker:
             drawn.update(self.draw(size, epoch, index))
             return self.enough_pixels(drawn, size)
 
-        image, full = read_reduced(path, enough)
+        image, full = read_reduced(picture, enough, max_pixels=max_pixels)
         return self.make(drawn, image, full)
 
     def _augmented_size(self, scale: int) -> int:
@@ -86,14 +89,16 @@ class TileMaker:
 
 
 class UnlabeledImages(Dataset):
-    """Image files as tiles; items are asked for by (epoch, index).
+    """Pictures of a source as tiles; items are asked for by (epoch, index).
 
     An unreadable file is replaced by the next readable one, so that batches keep their size and the order stays
     a function of the seed; which files were unreadable is told with the sample.
     """
 
-    def __init__(self, paths: Sequence[Path], maker: TileMaker) -> None:
-        self.paths, self.maker = paths, maker
+    def __init__(
+        self, paths: Sequence[Picture], maker: TileMaker, max_pixels: int | None = None
+    ) -> None:
+        self.paths, self.maker, self.max_pixels = paths, maker, max_pixels
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -102,17 +107,17 @@ class UnlabeledImages(Dataset):
         """``{"tiles": view -> scale -> uint8, "index": int, "unreadable": [(path, reason), ...]}``."""
         epoch, index = key
         unreadable: list[tuple[str, str]] = []
-        for attempt in range(len(self.paths)):
+        attempts = min(len(self.paths), MOST_IN_A_ROW)
+        for attempt in range(attempts):
             path = self.paths[(index + attempt) % len(self.paths)]
             try:
-                tiles = self.maker.read(path, epoch, index)
+                tiles = self.maker.read(path, epoch, index, self.max_pixels)
             except UnreadableImage as error:
-                unreadable.append((str(path), str(error)))
+                unreadable.append((printable(str(path)), str(error)))
                 continue
             return {"tiles": tiles, "index": index, "unreadable": unreadable}
-        raise RunFailed(
-            f"none of the {len(self.paths)} images can be read any more; the first: {unreadable[0]}"
-        )
+        which = "none of the" if attempts == len(self.paths) else "in a row, none of"
+        raise RunFailed(f"{which} {attempts} images can be read any more; the first: {unreadable[0]}")
 
 
 def collate_tiles(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:

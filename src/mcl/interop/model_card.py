@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from mcl.errors import printable
 from mcl.interop.exported import TrunkSource
 
 CARD = """---
@@ -55,7 +57,7 @@ def model_card(source: TrunkSource, fresh: list[str]) -> str:
         names = ", ".join(f"`{name}`" for name in fresh)
         tail = f" What lies behind the last feature map was not pre-trained and has timm's starting values: {names}."
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(source.metadata).items())
-    method = str(source.metadata.get("method"))
+    method = _cell(str(source.metadata.get("method")))
     title, origin = ORIGINS.get(method, (f"pre-trained ({method})", "Backbone of a detector's trunk"))
     return CARD.format(
         title=title,
@@ -81,4 +83,9 @@ def _facts(metadata: Mapping[str, Any]) -> dict[str, str]:
         "Cost": seconds and f"{seconds / 3600:.2f} h" + (f" for {images:,} images seen" if images else ""),
         "Results": metadata.get("results") and json.dumps(metadata["results"]),
     }
-    return {name: str(value) for name, value in known.items() if value} or {"Origin": "not recorded"}
+    return {name: _cell(str(value)) for name, value in known.items() if value} or {"Origin": "not recorded"}
+
+
+def _cell(text: str) -> str:
+    """Text from a file's metadata in one cell of a table: the hub makes HTML of the card."""
+    return html.escape(printable(text), quote=False).replace("|", "&#124;")

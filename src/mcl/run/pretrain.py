@@ -15,7 +15,7 @@ from mcl.engine.logging import console, duration, warnings_of
 from mcl.engine.loop import run_loop
 from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, resolve_length, set_lr
 from mcl.engine.run_folder import CONFIG, RunFolder
-from mcl.errors import RunFailed
+from mcl.errors import RunFailed, printable
 from mcl.interop.initial import apply_initial_weights
 from mcl.methods.base import Method
 from mcl.methods.build import build_method, compute_in
@@ -28,7 +28,7 @@ from mcl.run.precision import settle_precision
 from mcl.run.resume import require_same_settings
 
 # What may change between the parts of a resumed run: it moves or paces things, and trains the same.
-MAY_DIFFER = ("out", "data", "data_root", "recipe", "loop", "watch")
+MAY_DIFFER = ("out", "data", "data_root", "data_cache", "recipe", "loop", "watch")
 
 
 def pretrain(settings: PretrainSettings) -> dict[str, Any]:
@@ -38,8 +38,11 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         UserError: bad settings or data; nothing has been written then.
         RunFailed, Interrupted: see ``run_loop``.
     """
-    paths = find_images(settings.data, settings.data_root)
-    unreadable = check_readable(paths, settings.max_unreadable, settings.seed)
+    paths = find_images(
+        settings.data, settings.data_root, settings.data_cache, settings.data_column,
+        say=lambda line: console.print(line, markup=False),
+    )  # fmt: skip
+    unreadable = check_readable(paths, settings.max_unreadable, settings.seed, max_pixels=settings.max_pixels)
     device = prepare_device(settings.loop)
     method = _build(settings)
     folder = RunFolder.open(settings.out, settings.resume, settings.overwrite)
@@ -53,10 +56,12 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     per_epoch = steps_per_epoch(len(paths), settings.batch)
     total, warmup = resolve_length(settings.schedule, per_epoch)
     schedule = Schedule(settings.schedule, settings.optim.peak_lr(settings.batch), total, warmup)
-    skipped = Skipped(folder, settings.max_unreadable, {str(path): why for path, why in unreadable.items()})
+    skipped = Skipped(folder, settings.max_unreadable, {printable(str(path)): why for path, why in unreadable.items()})
     training = Pretraining(method, settings, schedule, skipped, len(paths))
     dataset = UnlabeledImages(
-        paths, TileMaker(settings.views, settings.method.scales, settings.image_size, settings.seed)
+        paths,
+        TileMaker(settings.views, settings.method.scales, settings.image_size, settings.seed),
+        settings.max_pixels,
     )
     _say_start(settings, method.montages(settings.batch), len(paths), total, per_epoch)
     draw_montages(folder.path / "montage.png", *_first_canvases(method, dataset, settings))
