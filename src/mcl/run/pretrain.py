@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from mcl.config.base import dump
 from mcl.config.pretrain import PretrainSettings
 from mcl.data.loader import step_batches, steps_per_epoch
 from mcl.data.random import STREAM_WEIGHTS, seeded
@@ -16,8 +15,8 @@ from mcl.data.views import TileMaker, UnlabeledImages, collate_tiles
 from mcl.engine.device import prepare_device
 from mcl.engine.logging import console, duration
 from mcl.engine.loop import run_loop
-from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, resolve_length, set_lr
-from mcl.engine.run_folder import CONFIG, RunFolder
+from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, load_optimizer, resolve_length, set_lr
+from mcl.engine.run_folder import RunFolder
 from mcl.errors import RunFailed
 from mcl.interop.initial import apply_initial_weights
 from mcl.methods.base import Method
@@ -25,12 +24,15 @@ from mcl.methods.mcl import Mcl
 from mcl.nn.pyramid import LEVELS
 from mcl.nn.trunk import FILE_NAME, Trunk, TrunkSpec, save_trunk
 from mcl.report.montage import draw_montages
-from mcl.run.resume import require_same_settings
+from mcl.run.guard import guarded
+from mcl.run.resume import start_or_resume
 
+TITLE = "pretrain"
 # What may change between the parts of a resumed run: it moves or paces things, and trains the same.
 MAY_DIFFER = ("out", "data", "data_root", "recipe", "loop")
 
 
+@guarded
 def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     """Pre-train a trunk and export it; returns what ``summary.json`` holds.
 
@@ -49,10 +51,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     device = prepare_device(settings.loop)
     method = _build_method(settings, trunk_spec).to(device)
     folder = RunFolder.open(settings.out, settings.resume, settings.overwrite)
-    if settings.resume:
-        require_same_settings(folder, settings, MAY_DIFFER)
-    else:
-        folder.write_text(CONFIG, dump(settings))
+    start_or_resume(folder, settings, MAY_DIFFER, TITLE)
 
     per_epoch = steps_per_epoch(len(paths), settings.batch)
     total, warmup = resolve_length(settings.schedule, per_epoch)
@@ -73,7 +72,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
 
     cost = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
-        settings=settings.loop, resume=settings.resume, title="pretrain", seed=settings.seed,
+        settings=settings.loop, resume=settings.resume, title=TITLE, seed=settings.seed,
     )  # fmt: skip
     summary = {
         "images": len(paths),
@@ -135,7 +134,7 @@ class Pretraining:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where ``state_dict`` was taken."""
         self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.skipped.reasons.update(state["skipped"])
         self.last = state["last"]
 
@@ -166,10 +165,13 @@ class Skipped:
         )
 
     def _write(self) -> None:
-        if self.reasons:
-            self.folder.write_text(
-                "skipped.txt", "".join(f"{path}\t{reason}\n" for path, reason in self.reasons.items())
-            )
+        if not self.reasons:
+            return
+        text = "".join(f"{path}\t{reason}\n" for path, reason in self.reasons.items())
+        try:
+            self.folder.write_text("skipped.txt", text)
+        except OSError as error:  # a full disk: the list is in the checkpoints as well
+            console.print(f"warning: skipped.txt: {error.strerror}", style="yellow", markup=False)
 
 
 def _build_method(settings: PretrainSettings, spec: TrunkSpec) -> Method:
