@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tiny import TINY, wait_for_steps
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["mcl.run.pretrain", "mcl.run.finetune", "torch.utils.tensorboard"])
 TIMEOUT = 120
+LOGS = None  # the session's temporary folder, set by conftest
 
 
 class Run:
@@ -28,7 +30,8 @@ class Run:
     def __init__(
         self, out: Path, *words: str, command: str = "pretrain", fault: Callable[[], None] = int
     ) -> None:
-        self.out, self.log = out, out.with_name(out.name + ".log")
+        # Not below ``out``, which may be on a disk that is filled.
+        self.out, self.log = out, Path(tempfile.mkdtemp(prefix="mcl-faults-", dir=LOGS)) / "log"
         tiny = TINY if command == "pretrain" else []
         argv = [command, *tiny, *words, "--out", str(out)]
         self.process = SERVER.Process(target=_command, args=(argv, self.log, fault))
@@ -57,6 +60,7 @@ class Run:
 
     @property
     def said(self) -> str:
+        """Both streams."""
         return self.log.read_text(errors="replace")
 
     @property
@@ -91,9 +95,7 @@ def _command(argv: list[str], log: Path, fault: Callable[[], None]) -> None:
     # Loader processes as in a command started from a shell; they would inherit the fork server otherwise.
     multiprocessing.set_start_method("fork", force=True)
     fault()
-    code = main(argv)
-    sys.stdout.flush()
-    sys.exit(code)
+    sys.exit(main(argv))
 
 
 def die_in_checkpoint(moment: str, checkpoint: int) -> Callable[[], None]:
@@ -131,6 +133,11 @@ def _die_in_checkpoint(moment: str, checkpoint: int) -> None:
     torch_save, module.torch.save = module.torch.save, save
     module.os.fsync = before(os.fsync, "synced")
     module._sync_folder = before(module._sync_folder, "renamed")
+
+
+def no_room_for_stdout() -> None:
+    """Standard output is a file on a full disk."""
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
 
 
 def poison_gradients(step: int) -> None:

@@ -7,13 +7,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import children
 import pytest
 
 from images import picture_folder
 
-from children import run  # isort: skip
-
 STEPS = 40
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logs(tmp_path_factory) -> None:
+    children.LOGS = tmp_path_factory.mktemp("logs")
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +38,7 @@ def words(photos) -> list[str]:
 def whole(words, tmp_path_factory) -> Path:
     """The same run, never interrupted."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    run(out, *words)
+    children.run(out, *words)
     return out
 
 

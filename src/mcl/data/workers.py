@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -46,13 +47,18 @@ def batches_of(loader: DataLoader) -> Iterator[Any]:
         _notice_deaths_only_here()
     try:
         yield from iterator
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
+    except (RuntimeError, OSError, EOFError) as error:
+        # A batch that waits to be fetched is lost with its worker: then it is the connection that fails.
+        if not (code := _exit_code(workers)) and not str(error).startswith("DataLoader worker (pid"):
             raise
-        for worker in workers:
-            worker.join(0.1)
-        codes = [worker.exitcode for worker in workers if worker.exitcode]
-        raise WorkerDied(f"a loader process {_ending(codes[0] if codes else 0)}") from None
+        raise WorkerDied(f"a loader process {_ending(code)}") from None
+
+
+def _exit_code(workers: list[BaseProcess]) -> int:
+    """Of the first worker that ended badly; 0: of none."""
+    for worker in workers:
+        worker.join(0.1)
+    return next((worker.exitcode for worker in workers if worker.exitcode), 0)
 
 
 def _notice_deaths_only_here() -> None:

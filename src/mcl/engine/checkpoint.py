@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import zipfile
@@ -134,10 +135,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _remove(partial: Path) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the disk is read-only by now
         partial.unlink(missing_ok=True)
-    except OSError:
-        pass  # the disk is read-only by now
 
 
 def _reason(error: BaseException) -> str:

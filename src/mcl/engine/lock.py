@@ -59,7 +59,9 @@ class FolderLock:
             if error.errno not in WITHOUT_LOCKS:
                 self._file.close()
                 raise
-            self.warning = f"{folder}: no locks on this file system ({error.strerror}); start no second run in it"
+            self.warning = (
+                f"{folder}: no locks on this file system ({error.strerror}); start no second run in it"
+            )
         self._note_owner()
         _held.append(self)
 

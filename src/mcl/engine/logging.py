@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from pathlib import Path
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,7 +18,20 @@ from rich.text import Text
 
 from mcl.engine.run_folder import RunFolder
 
-console = Console(highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """A console whose full disk (``mcl pretrain ... > log``) does not end a run."""
+
+    def print(self, *objects: Any, **style: Any) -> None:
+        try:
+            super().print(*objects, **style)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass  # what is told here is in the run folder, too
+
+
+console = _Console(highlight=False, soft_wrap=True)
 
 
 class Metrics:

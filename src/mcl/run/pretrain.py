@@ -15,7 +15,14 @@ from mcl.data.views import TileMaker, UnlabeledImages, collate_tiles
 from mcl.engine.device import prepare_device
 from mcl.engine.logging import console, duration
 from mcl.engine.loop import run_loop
-from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, load_optimizer, resolve_length, set_lr
+from mcl.engine.optim import (
+    Schedule,
+    apply_gradients,
+    build_optimizer,
+    load_optimizer,
+    resolve_length,
+    set_lr,
+)
 from mcl.engine.run_folder import RunFolder
 from mcl.errors import RunFailed
 from mcl.interop.initial import apply_initial_weights

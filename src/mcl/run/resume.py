@@ -40,9 +40,13 @@ def start_or_resume(folder: RunFolder, settings: Command, free: Collection[str],
     # The checkpoint knows best what it was trained with; config.yaml may have been edited, or be another run's.
     then = content.get("config") or folder.config
     if then is None:
-        raise UserError(f"--resume: {folder.path / CONFIG} is missing, and the checkpoint does not hold it either")
+        raise UserError(
+            f"--resume: {folder.path / CONFIG} is missing, and the checkpoint does not hold it either"
+        )
     changes = differences(then, settings, free)
     if not changes:
+        if folder.config != then:  # changes that were tried and never reached a checkpoint
+            folder.write_text(CONFIG, then)
         return
     if not settings.allow_changed:
         source = folder.path / CONFIG
