@@ -22,6 +22,7 @@ test: $(VENV)/.test
 	# One thread a process, two processes: quicker than two threads on two cores.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist worksteal
 
+# Kills, signals, full disks, fuzzing (docs/reliability.md); some need root for a small mount, else they are skipped.
 faults: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m faults -n 2 --dist worksteal
 

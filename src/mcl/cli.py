@@ -45,8 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("mcl: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         return 141
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk under a log: Python would end with an error of its own
+            _forget_stdout()
+
+
+def _forget_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _command(argv: list[str]) -> tuple[str, list[str]]:

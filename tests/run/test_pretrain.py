@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -16,16 +15,7 @@ from safetensors.torch import load_file
 import mcl
 from images import picture_folder
 from mcl.errors import RunFailed, UserError
-
-TINY = [
-    "--batch=8", "--image_size=32", "--model.backbone=test_resnet", "--model.pyramid_channels=16",
-    "--model.hidden=32", "--model.embedding=16", "--model.head_convs=1", "--loop.log_every=1", "--loop.threads=1",
-    "--loop.tensorboard=false",
-]  # fmt: skip
-
-
-def tiny(**more):
-    return {**dict(word[2:].split("=") for word in TINY), "loop.workers": 0, **more}
+from tiny import TINY, assert_same_state, assert_same_tensors, tiny, wait_for_steps
 
 
 def command(*words: str) -> list[str]:
@@ -98,11 +88,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(photos, tmp_path):
         command(*words, "--out", str(tmp_path / "whole")), check=True, capture_output=True, timeout=300
     )
     killed = subprocess.Popen(command(*words, "--out", str(tmp_path / "killed")), stdout=subprocess.DEVNULL)
-    metrics = tmp_path / "killed/metrics.jsonl"
-    deadline = time.monotonic() + 240
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 11):
-        assert killed.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    metrics = wait_for_steps(tmp_path / "killed", 11, killed.poll)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "killed/trunk.safetensors").exists()
@@ -114,11 +100,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(photos, tmp_path):
         capture_output=True,
         timeout=300,
     )
-    states = [
-        torch.load(tmp_path / run / "checkpoints/last.pt", weights_only=True)["state"]
-        for run in ("whole", "killed")
-    ]
-    assert_same_tensors(*(flatten({k: v for k, v in state.items() if k != "last"}) for state in states))
+    assert_same_state(tmp_path / "whole", tmp_path / "killed")
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, 31))
 
@@ -127,11 +109,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(photos, tmp_path):
 def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(photos, tmp_path, number, code):
     words = ["--data", str(photos), "--schedule.steps", "5000", "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command(*words), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    metrics = tmp_path / "run/metrics.jsonl"
-    deadline = time.monotonic() + 240
-    while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for_steps(tmp_path / "run", 3, process.poll)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code and "--resume" in errors and "Traceback" not in errors
@@ -196,17 +174,3 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, words, message):
         and process.stderr.count("\n") == 1
     )
     assert not (tmp_path / "run").exists()
-
-
-def flatten(state, prefix="") -> dict:
-    if isinstance(state, dict):
-        return {k: v for key, value in state.items() for k, v in flatten(value, f"{prefix}{key}.").items()}
-    if isinstance(state, list | tuple):
-        return {k: v for i, value in enumerate(state) for k, v in flatten(value, f"{prefix}{i}.").items()}
-    return {prefix: state}
-
-
-def assert_same_tensors(a: dict, b: dict) -> None:
-    assert a.keys() == b.keys() and a
-    for name, value in a.items():
-        assert torch.equal(value, b[name]) if torch.is_tensor(value) else value == b[name], name

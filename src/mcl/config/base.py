@@ -119,7 +119,7 @@ def read_recipe(name: str) -> dict[str, Any]:
 def dump(command: BaseModel) -> str:
     """The resolved settings as YAML that ``--config`` takes back."""
     return yaml.safe_dump(
-        command.model_dump(mode="json", exclude={"config", "resume", "overwrite"}),
+        command.model_dump(mode="json", exclude={"config", "resume", "overwrite", "allow_changed"}),
         sort_keys=False,
         allow_unicode=True,
     )

@@ -152,6 +152,9 @@ class FinetuneSettings(Command):
     batch: int = Field(8, ge=1, description="Images a step.")
     seed: int = Field(0, ge=0, description="Everything random is a function of this number.")
     resume: bool = Field(False, description="Continue the run in out.")
+    allow_changed: bool = Field(
+        False, description="With --resume: go on although settings differ from the run's; says which."
+    )
     overwrite: bool = Field(False, description="Delete what is in out.")
     allow_partial: bool = Field(
         False, description="Accept a trunk file that lacks tensors of the parts asked for."

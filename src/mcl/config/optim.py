@@ -66,6 +66,11 @@ class LoopSettings(Section):
     )
     log_every: int = Field(10, ge=1, description="Steps between two lines of metrics.")
     checkpoint_every: int = Field(500, ge=1, description="Steps between two checkpoints (last.pt).")
+    on_checkpoint_error: Literal["stop", "continue"] = Field(
+        "stop",
+        description="When a checkpoint cannot be written (disk full): stop, which bounds the loss, or train on and "
+        "try again at the next one; the last one always has to succeed.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; auto takes a GPU if there is one."
     )

@@ -125,6 +125,9 @@ class PretrainSettings(Command):
     recipe: str | None = Field("mcl-r18-64", description="Shipped settings to start from.")
     config: Path | None = Field(None, description="YAML file of settings, over the recipe.")
     resume: bool = Field(False, description="Continue the run in --out.")
+    allow_changed: bool = Field(
+        False, description="With --resume: go on although settings differ from the run's; says which."
+    )
     overwrite: bool = Field(False, description="Replace the run in --out.")
     data_root: Path | None = Field(
         None, description="Folder that names of a list or JSON start from; default: the file's own."

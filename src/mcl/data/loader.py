@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mcl.data.random import STREAM_ORDER, generator_for
+from mcl.data.workers import batches_of, prepare_worker
 from mcl.errors import UserError
 
 
@@ -63,18 +64,19 @@ def step_batches(
         collate_fn=collate,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=prepare_worker,
         # The default would draw a base seed from the global generator, which the training also uses.
         generator=torch.Generator().manual_seed(0),
     )
     return plain_errors(loader)
 
 
-def plain_errors(batches: Iterable[Any]) -> Iterator[Any]:
+def plain_errors(loader: DataLoader) -> Iterator[Any]:
     """Batches of a DataLoader, with a worker's ``UserError`` as the one line that it was.
 
     (A DataLoader wraps what a worker raises into the text of a traceback.)
     """
     try:
-        yield from batches
+        yield from batches_of(loader)
     except UserError as error:
         raise type(error)(str(error).strip().rpartition(f"{type(error).__name__}: ")[2]) from None

@@ -13,7 +13,7 @@ from torchvision.models.detection import FasterRCNN
 from mcl.config.optim import OptimSettings
 from mcl.detect.forward import losses_of, to_canvas
 from mcl.detect.frozen import FeatureStore
-from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, set_lr
+from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, load_optimizer, set_lr
 
 Batch = tuple[list[Any], list[dict[str, Any]]]
 
@@ -80,7 +80,7 @@ class DetectorTraining:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict()``."""
         self.detector.load_state_dict(state["detector"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
 
     @torch.no_grad()
     def recompute_norms(self, batches: Iterable[Batch], frozen: list[nn.Module] | None = None) -> int:

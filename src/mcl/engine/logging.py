@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+import threading
+from collections import deque
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from pathlib import Path
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,34 +18,96 @@ from rich.text import Text
 
 from mcl.engine.run_folder import RunFolder
 
-console = Console(highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    """A console whose full disk (``mcl pretrain ... > log``) does not end a run."""
+
+    def print(self, *objects: Any, **style: Any) -> None:
+        try:
+            super().print(*objects, **style)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass  # what is told here is in the run folder, too
+
+
+console = _Console(highlight=False, soft_wrap=True)
 
 
 class Metrics:
-    """Appends to metrics.jsonl and TensorBoard; a resumed run first drops what it is going to log again."""
+    """Appends to metrics.jsonl and TensorBoard; a resumed run first drops what it is going to log again.
+
+    A full disk does not stop a run here: it is said once, and lines wait for room (the newest ``BACKLOG``).
+    """
+
+    BACKLOG = 10_000
 
     def __init__(self, folder: RunFolder, start_step: int, tensorboard: bool) -> None:
-        _drop_lines_from(folder.metrics, start_step)
-        self._file = open(folder.metrics, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed in close)
+        _drop_lines_from(folder, start_step)
+        self.path = folder.metrics
+        self._file = open(folder.metrics, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+        self._waiting: deque[bytes] = deque(maxlen=self.BACKLOG)
+        self._told = False
         self._board = None
+        self._thread_hook = threading.excepthook
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
+            threading.excepthook = self._quiet_thread
             self._board = SummaryWriter(folder.path / "tensorboard", purge_step=start_step or None)
 
     def write(self, step: int, values: Mapping[str, float], warnings: Mapping[str, str] | None = None) -> None:
         """Log numbers of one step (0-based count of steps done), and the warnings (kind -> text) that begin there."""
         said = {"warnings": dict(warnings)} if warnings else {}
-        self._file.write(json.dumps({"step": step, **values, **said}) + "\n")
-        if self._board is not None:
-            for name, value in values.items():
+        self._waiting.append(json.dumps({"step": step, **values, **said}).encode() + b"\n")
+        self._append()
+        try:
+            for name, value in values.items() if self._board is not None else ():
                 self._board.add_scalar(name, value, step)
+        except OSError as error:
+            self._drop_board(error)
 
     def close(self) -> None:
         """Flush and close both."""
+        self._append()
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        try:
+            if self._board is not None:
+                self._board.close()
+        except OSError as error:
+            self._drop_board(error)
+        threading.excepthook = self._thread_hook
+
+    def _append(self) -> None:
+        """Write the lines that wait, each complete or not at all."""
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            while self._waiting:
+                line = self._waiting[0]
+                if self._file.write(line) < len(line):  # the last bytes that the disk had
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._waiting.popleft()
+                end += len(line)
+            self._told = False
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            if not self._told:
+                _warn(f"{self.path}: {error.strerror}; the run goes on, and lines wait for room")
+            self._told = True
+
+    def _drop_board(self, error: OSError) -> None:
+        self._board = None
+        _warn(f"tensorboard: {error.strerror or error}; the run goes on without, metrics.jsonl has the numbers")
+
+    def _quiet_thread(self, args: threading.ExceptHookArgs) -> None:
+        """TensorBoard's writing thread raises what ``add_scalar`` and ``close`` raise again; no second traceback."""
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard")):
+            self._thread_hook(args)
+
+
+def _warn(text: str) -> None:
+    console.print(f"warning: {text}", style="yellow", markup=False)
 
 
 class _TwoLines(Progress):
@@ -129,14 +196,15 @@ def end_time(seconds_left: float) -> str:
     return end.strftime("%H:%M" if seconds_left < 12 * 3600 else "%a %d %b %H:%M")
 
 
-def _drop_lines_from(path: Path, step: int) -> None:
-    if not path.exists():
+def _drop_lines_from(folder: RunFolder, step: int) -> None:
+    if not folder.metrics.exists():
         return
-    kept = []
-    for line in path.read_text("utf-8").splitlines():
+    lines, kept = folder.metrics.read_text("utf-8", errors="replace").splitlines(), []
+    for line in lines:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue  # a line cut off by a crash
-    path.write_text("".join(line + "\n" for line in kept), "utf-8")
+    if kept != lines:
+        folder.write_text(folder.metrics.name, "".join(line + "\n" for line in kept))

@@ -6,9 +6,8 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -16,12 +15,20 @@ from torch import Tensor
 from mcl.config.optim import LoopSettings
 from mcl.config.watch import WatchSettings
 from mcl.data.random import STREAM_STEP, seed_for
-from mcl.engine.checkpoint import load_checkpoint, save_checkpoint
+from mcl.data.workers import WorkerDied
+from mcl.engine.checkpoint import (
+    CheckpointFailed,
+    first_not_finite,
+    load_checkpoint,
+    require_fit,
+    save_checkpoint,
+)
 from mcl.engine.logging import Display, Metrics, describe, duration, end_time
 from mcl.engine.memory import gpu_share, peak_bytes, usable_cores
 from mcl.engine.run_folder import RunFolder
+from mcl.engine.signals import Caught, StopWaiting, catch_signals
 from mcl.engine.watch import Watch
-from mcl.errors import Interrupted, RunFailed
+from mcl.errors import Interrupted, RunFailed, UserError
 
 FORECAST_STEPS = 20
 
@@ -84,18 +91,36 @@ def run_loop(
             numbers whether or not the run was interrupted before it.
 
     Raises:
-        RunFailed: the loss is not finite, or a checkpoint cannot be written.
-        Interrupted: SIGINT or SIGTERM came; the checkpoint has been written.
+        UserError: the checkpoint is damaged, or of another network.
+        RunFailed: the loss or a weight is not finite, a loader process died, or a checkpoint cannot be written.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the checkpoint has been written.
     """
     start_step, before = 0, {"seconds": 0.0, "waited": 0.0}
     if resume:
-        content = load_checkpoint(folder.checkpoint)
-        trainable.load_state_dict(content["state"])
-        start_step, before = content["step"], content["cost"]
+        start_step, before = _take_back(trainable, folder, total_steps)
     runner = _Runner(
         trainable, folder, settings, watch, total_steps, images_per_step, title, start_step, before, seed
     )
     return runner.run(batches)
+
+
+def _take_back(trainable: Trainable, folder: RunFolder, total_steps: int) -> tuple[int, dict[str, float]]:
+    """Give the checkpoint's state to ``trainable``; returns the steps done, and what they cost."""
+    content = load_checkpoint(folder.checkpoint)
+    if missing := {"step", "cost", "state"} - set(content):
+        raise UserError(f"checkpoint {folder.checkpoint}: has no {', '.join(sorted(missing))}")
+    if content["step"] > total_steps:
+        raise UserError(
+            f"checkpoint {folder.checkpoint} has done {content['step']} steps, more than the {total_steps} asked for"
+        )
+    require_fit(folder.checkpoint, trainable.state_dict(), content["state"])
+    try:
+        trainable.load_state_dict(content["state"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"checkpoint {folder.checkpoint} does not fit this run: {' '.join(str(error).split())[:300]}"
+        ) from None
+    return content["step"], content["cost"]
 
 
 class _Runner:
@@ -107,6 +132,7 @@ class _Runner:
         self.trainable, self.folder, self.settings = trainable, folder, settings
         self.total_steps, self.images_per_step, self.seed = total_steps, images_per_step, seed
         self.title, self.start_step, self.before = title, start_step, before
+        self.config = folder.config
         self.started = time.perf_counter()
         self.waited = 0.0
         self.saved_step = start_step if start_step else None
@@ -117,24 +143,41 @@ class _Runner:
     def run(self, batches: Callable[[int], Iterator[Any]]) -> LoopSummary:
         display = Display(self.title, self.total_steps, self.start_step)
         metrics = Metrics(self.folder, self.start_step, self.settings.tensorboard)
+        stream: Iterator[Any] = iter(())
         try:
-            with display, _catch_signals() as caught:
+            with display, catch_signals() as caught:
                 stream = batches(self.start_step)
                 for step in range(self.start_step, self.total_steps):
-                    self._step(stream, step)
+                    self._step(self._next(stream, caught, step), step)
                     self._report(display, metrics, step + 1)
-                    if caught:
-                        self._stop(caught[0], step + 1)
+                    if caught.number:
+                        self._stop(caught.number, step + 1)
                     if (step + 1) % self.settings.checkpoint_every == 0 or step + 1 == self.total_steps:
-                        self._save(step + 1)
+                        self._save(step + 1, display)
         finally:
+            getattr(stream, "close", lambda: None)()
             metrics.close()
         return self._summary()
 
-    def _step(self, stream: Iterator[Any], step: int) -> None:
+    def _next(self, stream: Iterator[Any], caught: Caught, done: int) -> Any:
+        """The next batch; between two steps the state is whole, so whatever ends the run here costs no work."""
         asked = time.perf_counter()
-        batch = next(stream)
+        try:
+            with caught.while_waiting():
+                batch = next(stream)
+        except StopWaiting:
+            self._stop(caught.number, done)
+        except WorkerDied as error:
+            if done:
+                self._save(done)
+            raise RunFailed(
+                f"{error}; last good checkpoint: {self.kept}; continue with --resume, "
+                "with fewer --loop.workers if memory ran out"
+            ) from None
         self.waited += time.perf_counter() - asked
+        return batch
+
+    def _step(self, batch: Any, step: int) -> None:
         torch.manual_seed(seed_for(STREAM_STEP, self.seed, step))
         values = self.trainable.train_step(batch, step)
         self.pending.append(values)
@@ -184,34 +227,48 @@ class _Runner:
         return values, each
 
     def _check_finite(self, loss: float, values: Mapping[str, Any], done: int) -> None:
-        if math.isfinite(loss):
-            return
-        kept = (
-            f"{self.folder.checkpoint} (step {self.saved_step})"
-            if self.saved_step
-            else "none was written yet"
-        )
+        if not math.isfinite(loss):
+            self._refuse(f"loss is {loss} at step {done} (lr {float(values['lr']):.3g})")
+
+    def _refuse(self, what: str) -> NoReturn:
         raise RunFailed(
-            f"loss is {loss} at step {done} (lr {float(values['lr']):.3g}); last good checkpoint: {kept}; "
+            f"{what}; last good checkpoint: {self.kept}; "
             "try a lower --optim.lr, more --schedule.warmup_steps or a lower --optim.clip_norm"
         )
 
-    def _save(self, done: int) -> None:
+    @property
+    def kept(self) -> str:
+        """The checkpoint on disk, in words."""
+        return f"{self.folder.checkpoint} (step {self.saved_step})" if self.saved_step else "none was written yet"
+
+    def _save(self, done: int, display: Display | None = None) -> None:
+        """Write a checkpoint; with a ``display`` and ``loop.on_checkpoint_error continue``, a failure is only said."""
         if self.saved_step == done:
             return
         cost = {
             "seconds": self.seconds + self.before["seconds"],
             "waited": self.waited + self.before["waited"],
         }
-        save_checkpoint(
-            self.folder.checkpoint, {"step": done, "cost": cost, "state": self.trainable.state_dict()}
-        )
+        state = self.trainable.state_dict()
+        # The loss tells a step later that an update spoilt the weights; by then they would be in the checkpoint.
+        if bad := first_not_finite(state):
+            self._refuse(f"{bad} is not finite after step {done}")
+        content = {"kind": self.title, "config": self.config, "step": done, "cost": cost, "state": state}
+        try:
+            save_checkpoint(self.folder.checkpoint, content)
+        except CheckpointFailed as error:
+            if display is None or done == self.total_steps or self.settings.on_checkpoint_error == "stop":
+                raise
+            display.say(f"warning, step {done}: {error}; the run goes on", style="yellow")
+            return
         self.saved_step = done
 
-    def _stop(self, signal_number: int, done: int) -> None:
-        self._save(done)
+    def _stop(self, signal_number: int, done: int) -> NoReturn:
+        if done:
+            self._save(done)
         name = signal.Signals(signal_number).name
-        raise Interrupted(f"stopped by {name} at step {done}; continue with --resume", signal_number)
+        how = "continue with --resume" if done else "before the first one, so there is nothing to resume"
+        raise Interrupted(f"stopped by {name} at step {done}; {how}", signal_number)
 
     @property
     def seconds(self) -> float:
@@ -227,24 +284,3 @@ class _Runner:
             self.total_steps, images, round(seconds, 1), round(images / max(seconds, 1e-9), 2),
             round(waited / max(seconds, 1e-9), 4), round(memory, 1),
         )  # fmt: skip
-
-
-@contextmanager
-def _catch_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that the step under way ends and a checkpoint is written; a second one kills."""
-    caught: list[int] = []
-
-    def note(number: int, _frame) -> None:
-        caught.append(number)
-        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-
-    try:
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: signals are the caller's
-        yield caught
-        return
-    try:
-        yield caught
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mcl.config.optim import OptimSettings, ScheduleSettings
+from mcl.errors import UserError
 
 
 class Lars(torch.optim.Optimizer):
@@ -89,6 +91,31 @@ def build_optimizer(module: nn.Module, settings: OptimSettings, batch: int) -> t
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum)
     return torch.optim.AdamW(groups, lr=lr, betas=tuple(settings.betas), fused=True)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take back an optimizer's memory (momenta); its settings stay those it was built with.
+
+    torch's own ``load_state_dict`` would silently bring the old weight decay and momentum back.
+
+    Raises:
+        UserError: the state is another update rule's, or another network's.
+    """
+    ours, theirs = optimizer.state_dict()["param_groups"], state["param_groups"]
+    if (then := _rule(theirs)) != (now := _rule(ours)):
+        raise UserError(
+            f"the checkpoint's optimizer is {then}, now it is {now}: --optim.name cannot be changed within a run"
+        )
+    if (a := [len(g["params"]) for g in ours]) != (b := [len(g["params"]) for g in theirs]):
+        raise UserError(f"the checkpoint's optimizer holds {b} tensors, this run trains {a}")
+    optimizer.load_state_dict({**state, "param_groups": ours})
+
+
+def _rule(groups: list[dict]) -> str:
+    """Which update rule parameter groups belong to, by the settings that they hold."""
+    if any("betas" in group for group in groups):
+        return "adamw"
+    return "lars" if any("trust" in group for group in groups) else "sgd"
 
 
 class Schedule:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mcl.engine.lock import NAME as LOCK
+from mcl.engine.lock import FolderLock
 from mcl.errors import UserError
 
 CONFIG = "config.yaml"
@@ -21,42 +25,81 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def open(cls, path: Path | str, resume: bool = False, overwrite: bool = False) -> RunFolder:
+    def open(
+        cls, path: Path | str, resume: bool = False, overwrite: bool = False, lock: bool = True
+    ) -> RunFolder:
         """Make or reopen a folder.
 
         A folder that is not empty is refused without ``resume`` or ``overwrite``; ``overwrite`` removes only
-        folders that hold a run (a ``config.yaml``), so that a mistyped path costs nothing.
+        folders that hold a run (a ``config.yaml``), so that a mistyped path costs nothing. The folder is locked
+        until the command ends (``mcl.run.guard``) or the process does.
+
+        Args:
+            lock: of several processes of one run, the first one locks.
 
         Raises:
-            UserError: not empty, not a folder, not writable, or nothing to resume.
+            UserError: not empty, not a folder, not writable, nothing to resume, or in use by another run.
         """
-        path = Path(path)
-        folder = cls(path)
-        if path.exists() and not path.is_dir():
-            raise UserError(f"--out {path}: is a file; give a folder")
-        occupied = path.is_dir() and any(path.iterdir())
-        if resume and not folder.checkpoint.is_file():
-            raise UserError(
-                f"--resume: no checkpoint {folder.checkpoint}; leave --resume out to start a new run"
-            )
-        if occupied and not resume:
-            if not overwrite:
-                raise UserError(
-                    f"--out {path}: not empty; give --resume to continue it, --overwrite to replace it"
-                )
-            if not (path / CONFIG).is_file():
-                raise UserError(
-                    f"--out {path}: not empty and not a run of mcl (no {CONFIG}); choose another folder"
-                )
-            shutil.rmtree(path)
+        path, held = Path(path), None
         try:
-            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            if lock and (path / LOCK).is_file():
+                held = FolderLock(path)  # first: a run that goes on there is the news, not its files
+            folder = cls(path)
+            folder._refuse_what_is_there(resume, overwrite)
+            path.mkdir(parents=True, exist_ok=True)
+            held = held or (FolderLock(path) if lock else None)
+            if overwrite and not resume:
+                folder._clear()
+            (path / "checkpoints").mkdir(exist_ok=True)
             probe = path / ".writable"
             probe.touch()
             probe.unlink()
         except OSError as error:
+            if held:
+                held.release()
             raise UserError(f"--out {path}: cannot be written: {error.strerror}") from None
+        except BaseException:
+            if held:
+                held.release()
+            raise
+        if held and held.warning:
+            print(f"warning: {held.warning}", file=sys.stderr)
         return folder
+
+    def _refuse_what_is_there(self, resume: bool, overwrite: bool) -> None:
+        path = self.path
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--out {path}: is a file; give a folder")
+        if resume:
+            if not self.checkpoint.is_file():
+                raise UserError(
+                    f"--resume: no checkpoint {self.checkpoint}; leave --resume out to start a new run"
+                )
+            return
+        if not path.is_dir() or all(entry.name == LOCK for entry in path.iterdir()):
+            return
+        if not overwrite:
+            raise UserError(
+                f"--out {path}: not empty; give --resume to continue it, --overwrite to replace it"
+            )
+        if not (path / CONFIG).is_file():
+            raise UserError(
+                f"--out {path}: not empty and not a run of mcl (no {CONFIG}); choose another folder"
+            )
+
+    def _clear(self) -> None:
+        """Remove all but the lock, which this process holds by now."""
+        for entry in self.path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != LOCK:
+                entry.unlink()
+
+    @property
+    def config(self) -> str | None:
+        """The text of config.yaml."""
+        file = self.path / CONFIG
+        return file.read_text("utf-8") if file.is_file() else None
 
     @property
     def checkpoint(self) -> Path:
@@ -72,8 +115,13 @@ class RunFolder:
         """Write a small file completely or not at all."""
         target = self.path / name
         partial = target.with_name(target.name + ".partial")
-        partial.write_text(text, "utf-8")
-        os.replace(partial, target)
+        try:
+            partial.write_text(text, "utf-8")
+            os.replace(partial, target)
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
         return target
 
     def write_json(self, name: str, content: Any) -> Path:

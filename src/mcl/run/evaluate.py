@@ -22,8 +22,10 @@ from mcl.engine.device import prepare_device
 from mcl.engine.logging import Display, console
 from mcl.engine.run_folder import CONFIG, RunFolder
 from mcl.errors import UserError
+from mcl.run.guard import guarded
 
 
+@guarded
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """Measure a fine-tuned detector on a COCO JSON.
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torchvision.models.detection import FasterRCNN
 
-from mcl.config.base import dump
 from mcl.config.finetune import FinetuneSchedule, FinetuneSettings
 from mcl.data.coco import CocoDetection, Framing, collate
 from mcl.data.coco_json import CocoScenes, read_coco
@@ -25,19 +24,19 @@ from mcl.engine.logging import Display, console, warnings_of
 from mcl.engine.loop import run_loop
 from mcl.engine.optim import Schedule, resolve_length
 from mcl.engine.precision import Format, with_format
-from mcl.engine.run_folder import CONFIG, RunFolder
+from mcl.engine.run_folder import RunFolder
 from mcl.interop.initial import read_any_trunk
 from mcl.interop.load_report import LoadReport
 from mcl.nn.trunk import TrunkSpec
 from mcl.run.evaluate import check_classes, headline, measure, percent
-from mcl.run.precision import settle_precision
-from mcl.run.resume import require_same_settings
+from mcl.run.guard import guarded
+from mcl.run.precision import precision_of_run, settle_precision
+from mcl.run.resume import start_or_resume
 
+TITLE = "fine-tune"
 # What may change between the parts of a resumed run: it moves or paces things, and trains the same.
 MAY_DIFFER = (
     "out",
-    "resume",
-    "overwrite",
     "recipe",
     "images",
     "val_images",
@@ -50,6 +49,7 @@ TRIAL_LR = 1e-6  # of the precision trial: diverging numbers cost other time tha
 DEFAULT_STEPS, SCRATCH_SIZE, SCRATCH_WINDOW = 600, 224, 7
 
 
+@guarded
 def finetune(settings: FinetuneSettings) -> dict[str, Any]:
     """Train a detector and measure its box and mask AP.
 
@@ -70,10 +70,8 @@ def finetune(settings: FinetuneSettings) -> dict[str, Any]:
     device = prepare_device(settings.loop)
     detector, report = _build(settings, plan, state)
     folder = RunFolder.open(settings.out, settings.resume, settings.overwrite)
-    if settings.resume:
-        require_same_settings(folder, settings, MAY_DIFFER)
-    else:
-        folder.write_text(CONFIG, dump(settings))
+    settings = precision_of_run(settings, folder)
+    start_or_resume(folder, settings, MAY_DIFFER, TITLE)
     _announce(notes, plan, report)
     settings = _settle(settings, plan, detector, train, folder, device)
     training, cost = _train(settings, plan, detector.to(device), train, folder, device)
@@ -163,7 +161,7 @@ def _train(
 
     summary = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
-        settings=settings.loop, watch=settings.watch, resume=settings.resume, title="fine-tune", seed=settings.seed,
+        settings=settings.loop, watch=settings.watch, resume=settings.resume, title=TITLE, seed=settings.seed,
     )  # fmt: skip
     return training, summary.as_dict()
 

@@ -17,13 +17,26 @@ from mcl.engine.run_folder import CONFIG, RunFolder
 S = TypeVar("S", bound=Command)
 
 
+def precision_of_run(settings: S, folder: RunFolder) -> S:
+    """The settings with what a resumed run's ``auto`` has become; for a new run as they are.
+
+    (The loop may be paced otherwise when resuming; the number format must stay for equal results.)
+    """
+    if not settings.resume or settings.loop.precision != "auto":
+        return settings
+    saved = (yaml.safe_load(folder.config or "") or {}).get("loop", {})
+    if saved.get("precision", "auto") == "auto":
+        return settings
+    return with_format(settings, Format(saved["precision"], saved["channels_last"]))
+
+
 def settle_precision(
     settings: S, folder: RunFolder, device: torch.device, build: Callable[[Format], Callable[[], Any]]
 ) -> S:
     """The settings with ``loop.precision`` and ``loop.channels_last`` as they will be used.
 
-    A new run with ``auto`` makes the trial and writes the choice to its ``config.yaml``; a resumed one takes it
-    from there. (The loop may be paced otherwise when resuming; the number format must stay for equal results.)
+    A run with ``auto`` makes the trial and writes the choice to its ``config.yaml``, where a resumed one finds it
+    (``precision_of_run``).
 
     Args:
         build: gives a function that does one training step in a format, with weights of its own.
@@ -33,10 +46,6 @@ def settle_precision(
     """
     if settings.loop.precision != "auto":
         return settings
-    if settings.resume:
-        saved = yaml.safe_load((folder.path / CONFIG).read_text("utf-8"))["loop"]
-        if saved["precision"] != "auto":
-            return with_format(settings, Format(saved["precision"], saved["channels_last"]))
     trial = try_formats(build, formats_for(settings.loop.channels_last), device)
     reset_peak(device)  # what a run needed shall not count what its trial needed
     console.print(f"precision: {trial}", markup=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mcl.config.base import dump
 from mcl.config.pretrain import PretrainSettings
 from mcl.data.loader import step_batches, steps_per_epoch
 from mcl.data.sources import check_readable, find_images, fingerprint
@@ -13,8 +12,15 @@ from mcl.data.views import TileMaker, UnlabeledImages, collate_tiles
 from mcl.engine.device import prepare_device
 from mcl.engine.logging import console, duration, warnings_of
 from mcl.engine.loop import run_loop
-from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, resolve_length, set_lr
-from mcl.engine.run_folder import CONFIG, RunFolder
+from mcl.engine.optim import (
+    Schedule,
+    apply_gradients,
+    build_optimizer,
+    load_optimizer,
+    resolve_length,
+    set_lr,
+)
+from mcl.engine.run_folder import RunFolder
 from mcl.errors import RunFailed, printable
 from mcl.interop.initial import apply_initial_weights
 from mcl.methods.base import Method
@@ -24,13 +30,16 @@ from mcl.methods.step import pretraining_step
 from mcl.nn.pyramid import LEVELS
 from mcl.nn.trunk import FILE_NAME, Trunk, save_trunk
 from mcl.report.montage import draw_montages
-from mcl.run.precision import settle_precision
-from mcl.run.resume import require_same_settings
+from mcl.run.guard import guarded
+from mcl.run.precision import precision_of_run, settle_precision
+from mcl.run.resume import start_or_resume
 
+TITLE = "pretrain"
 # What may change between the parts of a resumed run: it moves or paces things, and trains the same.
 MAY_DIFFER = ("out", "data", "data_root", "data_cache", "recipe", "loop", "watch")
 
 
+@guarded
 def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     """Pre-train a trunk and export it; returns what ``summary.json`` holds.
 
@@ -46,10 +55,8 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     device = prepare_device(settings.loop)
     method = _build(settings)
     folder = RunFolder.open(settings.out, settings.resume, settings.overwrite)
-    if settings.resume:
-        require_same_settings(folder, settings, MAY_DIFFER)
-    else:
-        folder.write_text(CONFIG, dump(settings))
+    settings = precision_of_run(settings, folder)
+    start_or_resume(folder, settings, MAY_DIFFER, TITLE)
     settings = settle_precision(settings, folder, device, pretraining_step(settings, device))
     method = compute_in(method, settings.loop).to(device)
 
@@ -74,7 +81,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
 
     cost = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
-        settings=settings.loop, watch=settings.watch, resume=settings.resume, title="pretrain", seed=settings.seed,
+        settings=settings.loop, watch=settings.watch, resume=settings.resume, title=TITLE, seed=settings.seed,
     )  # fmt: skip
     summary = {
         "images": len(paths),
@@ -137,7 +144,7 @@ class Pretraining:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where ``state_dict`` was taken."""
         self.method.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.skipped.reasons.update(state["skipped"])
         self.last = state["last"]
 
@@ -168,10 +175,13 @@ class Skipped:
         )
 
     def _write(self) -> None:
-        if self.reasons:
-            self.folder.write_text(
-                "skipped.txt", "".join(f"{path}\t{reason}\n" for path, reason in self.reasons.items())
-            )
+        if not self.reasons:
+            return
+        text = "".join(f"{path}\t{reason}\n" for path, reason in self.reasons.items())
+        try:
+            self.folder.write_text("skipped.txt", text)
+        except OSError as error:  # a full disk: the list is in the checkpoints as well
+            console.print(f"warning: skipped.txt: {error.strerror}", style="yellow", markup=False)
 
 
 def _build(settings: PretrainSettings) -> Mcl:

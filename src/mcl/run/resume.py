@@ -1,31 +1,99 @@
-"""A run is only continued with the settings it was started with."""
+"""A run is continued with the settings it was started with, or with changes that the user has allowed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import yaml
 
 from mcl.config.base import Command, dump
+from mcl.engine.checkpoint import load_checkpoint
+from mcl.engine.logging import console
 from mcl.engine.run_folder import CONFIG, RunFolder
 from mcl.errors import UserError
 
+Differences = list[tuple[str, Any, Any]]  # (setting, then, now)
+NOT_SET = "not set"
 
-def require_same_settings(folder: RunFolder, settings: Command, free: Iterable[str]) -> None:
-    """Compare with the run's saved ``config.yaml``; the settings named in ``free`` may differ.
+
+def start_or_resume(folder: RunFolder, settings: Command, free: Collection[str], kind: str) -> None:
+    """Write a new run's config.yaml; or compare a resumed run's settings with those of its checkpoint.
+
+    With ``allow_changed`` the changes are told, config.yaml is replaced, and the old one stays beside it as
+    ``config.until-step-N.yaml``.
+
+    Args:
+        settings: has ``resume`` and ``allow_changed``.
+        free: settings and sections that may differ between the parts of a run.
+        kind: what the loop calls this command; a checkpoint of another one is refused.
 
     Raises:
-        UserError: naming the first setting that differs.
+        UserError: with every setting that differs; or the checkpoint is damaged or another command's.
     """
-    saved = _flat(yaml.safe_load((folder.path / CONFIG).read_text("utf-8")))
+    if not settings.resume:
+        folder.write_text(CONFIG, dump(settings))
+        return
+    content = load_checkpoint(folder.checkpoint, tensors=False)
+    if content.get("kind", kind) != kind:
+        raise UserError(f"checkpoint {folder.checkpoint}: made by {content['kind']}, not by {kind}")
+    # The checkpoint knows best what it was trained with; config.yaml may have been edited, or be another run's.
+    then = content.get("config") or folder.config
+    if then is None:
+        raise UserError(
+            f"--resume: {folder.path / CONFIG} is missing, and the checkpoint does not hold it either"
+        )
+    changes = differences(then, settings, free)
+    if not changes:
+        if folder.config != then:  # changes that were tried and never reached a checkpoint
+            folder.write_text(CONFIG, then)
+        return
+    if not settings.allow_changed:
+        source = folder.path / CONFIG
+        same = f" (--config {source} has them)" if folder.config == then else ""
+        raise UserError(
+            "\n".join([
+                f"--resume: {len(changes)} setting(s) differ from those of {folder.checkpoint}:", *_lines(changes),
+                f"give the same settings{same}, or --allow_changed to go on with the new ones",
+            ])
+        )  # fmt: skip
+    step = content["step"]
+    console.print("\n".join([f"changed from step {step} on:", *_lines(changes)]), markup=False)
+    folder.write_text(f"config.until-step-{step}.yaml", then)
+    folder.write_text(CONFIG, dump(settings))
+
+
+def require_same_settings(folder: RunFolder, settings: Command, free: Collection[str]) -> None:
+    """Compare with the folder's config.yaml.
+
+    Raises:
+        UserError: with every setting that differs.
+    """
+    if changes := differences(folder.config or "", settings, free):
+        raise UserError(
+            "\n".join([
+                f"--out {folder.path}: made with other settings:", *_lines(changes),
+                f"give the same settings, e.g. --config {folder.path / CONFIG}, or another --out",
+            ])
+        )  # fmt: skip
+
+
+def differences(then: str, settings: Command, free: Collection[str]) -> Differences:
+    """Settings that differ from those of a config.yaml's text, in the order of their names."""
+    try:
+        saved = _flat(yaml.safe_load(then) or {})
+    except (yaml.YAMLError, AttributeError):
+        raise UserError(f"--resume: {CONFIG} is damaged, so that settings cannot be compared") from None
     now = _flat(yaml.safe_load(dump(settings)))
-    for key in sorted(set(saved) | set(now)):
-        if key.partition(".")[0] not in set(free) and saved.get(key) != now.get(key):
-            raise UserError(
-                f"--resume: --{key} was {saved.get(key)!r}, now {now.get(key)!r}; "
-                f"give the same settings, e.g. --config {folder.path / CONFIG}"
-            )
+    return [
+        (key, saved.get(key, NOT_SET), now.get(key, NOT_SET))
+        for key in sorted(set(saved) | set(now))
+        if key.partition(".")[0] not in free and saved.get(key, NOT_SET) != now.get(key, NOT_SET)
+    ]
+
+
+def _lines(changes: Differences) -> list[str]:
+    return [f"  --{key} was {then!r}, now {now!r}" for key, then, now in changes]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

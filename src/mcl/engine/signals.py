@@ -1,0 +1,56 @@
+"""Signals that ask a run to stop: the step under way ends, a checkpoint is written."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: Ctrl-C; the end of a job; SLURM's warning before it (``--signal=USR1@60``)
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+class StopWaiting(BaseException):
+    """A signal came while the loop waited for data (no ``Exception``: image decoders catch those)."""
+
+
+class Caught:
+    """The first signal that came, if any."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._waiting = False
+
+    @contextmanager
+    def while_waiting(self) -> Iterator[None]:
+        """Inside, a signal raises ``StopWaiting`` at once: storage may hang, and nothing is lost by leaving."""
+        self._waiting = True
+        try:
+            if self.number:
+                raise StopWaiting
+            yield
+        finally:
+            self._waiting = False
+
+    def note(self, number: int, _frame: object) -> None:
+        """The handler: remember the signal; the same one again has its usual effect."""
+        first, self.number = self.number is None, self.number or number
+        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+        if first and self._waiting:
+            raise StopWaiting
+
+
+@contextmanager
+def catch_signals() -> Iterator[Caught]:
+    """Collect the signals in ``STOPPING``; the same one a second time kills."""
+    caught = Caught()
+    try:
+        previous = {number: signal.signal(number, caught.note) for number in STOPPING}
+    except ValueError:  # not in the main thread: signals are the caller's
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

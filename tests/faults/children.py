@@ -1,0 +1,155 @@
+"""Commands in processes of their own that can be killed, without importing torch anew for each.
+
+A fork server imports everything once; each command is a fork of it. Faults that outsiders cannot cause (dying in the
+middle of a write, a gradient of NaN) are functions of this file, called in the new process before the command.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tiny import TINY, wait_for_steps
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["mcl.run.pretrain", "mcl.run.finetune", "torch.utils.tensorboard"])
+TIMEOUT = 120
+LOGS = None  # the session's temporary folder, set by conftest
+
+
+class Run:
+    """An ``mcl`` command under way."""
+
+    def __init__(
+        self, out: Path, *words: str, command: str = "pretrain", fault: Callable[[], None] = int
+    ) -> None:
+        # Not below ``out``, which may be on a disk that is filled.
+        self.out, self.log = out, Path(tempfile.mkdtemp(prefix="mcl-faults-", dir=LOGS)) / "log"
+        tiny = TINY if command == "pretrain" else []
+        argv = [command, *tiny, *words, "--out", str(out)]
+        self.process = SERVER.Process(target=_command, args=(argv, self.log, fault))
+        self.process.start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def until(self, steps: int) -> Run:
+        """Wait until this many lines of metrics are there."""
+        wait_for_steps(self.out, steps, lambda: self.process.exitcode, TIMEOUT)
+        return self
+
+    def signal(self, number: int, group: bool = False) -> Run:
+        (os.killpg if group else os.kill)(self.pid, number)
+        return self
+
+    def ends(self, seconds: float = TIMEOUT) -> int:
+        """Its exit code."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"still running after {seconds} s: {self.said}")
+        return self.process.exitcode
+
+    @property
+    def said(self) -> str:
+        """Both streams."""
+        return self.log.read_text(errors="replace")
+
+    @property
+    def error(self) -> str:
+        """The one line that it ended with; there must be no traceback."""
+        assert "Traceback" not in self.said, self.said
+        lines = self.said.splitlines()
+        assert lines and lines[-1].startswith("mcl: error: "), self.said
+        return lines[-1]
+
+    def workers(self) -> list[int]:
+        return [
+            int(pid) for task in Path(f"/proc/{self.pid}/task").iterdir()
+            for pid in (task / "children").read_text().split()
+        ]  # fmt: skip
+
+
+def run(out: Path, *words: str, **more) -> Run:
+    """Run a command to its end, which must be a good one."""
+    process = Run(out, *words, **more)
+    assert process.ends() == 0, process.said
+    return process
+
+
+def _command(argv: list[str], log: Path, fault: Callable[[], None]) -> None:
+    os.setsid()
+    with open(log, "wb", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    from mcl.cli import main
+
+    # Loader processes as in a command started from a shell; they would inherit the fork server otherwise.
+    multiprocessing.set_start_method("fork", force=True)
+    fault()
+    sys.exit(main(argv))
+
+
+def die_in_checkpoint(moment: str, checkpoint: int) -> Callable[[], None]:
+    """kill -9 while this checkpoint (1: the first) is ``written``, ``synced`` or ``renamed``."""
+    return functools.partial(_die_in_checkpoint, moment, checkpoint)
+
+
+def _die_in_checkpoint(moment: str, checkpoint: int) -> None:
+    from mcl.engine import checkpoint as module
+
+    count = 0
+
+    def save(content, file):
+        nonlocal count
+        count += 1
+        whole = io.BytesIO()
+        torch_save(content, whole)
+        if count == checkpoint and moment == "written":
+            file.write(whole.getvalue()[: whole.tell() // 2])
+            file.flush()
+            die()
+        file.write(whole.getvalue())
+
+    def before(function, name):
+        def call(*args):
+            if count == checkpoint and moment == name:
+                die()
+            return function(*args)
+
+        return call
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    torch_save, module.torch.save = module.torch.save, save
+    module.os.fsync = before(os.fsync, "synced")
+    module._sync_folder = before(module._sync_folder, "renamed")
+
+
+def no_room_for_stdout() -> None:
+    """Standard output is a file on a full disk."""
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+
+
+def poison_gradients(step: int) -> None:
+    """In this process: from step ``step`` (0-based) on, the loss is fine and its gradient is NaN."""
+    from mcl.methods.mcl import Mcl
+
+    loss_of = Mcl.loss
+
+    def loss(self, batch, now):
+        value, numbers = loss_of(self, batch, now)
+        if now >= step:
+            value.register_hook(lambda gradient: gradient * float("nan"))
+        return value, numbers
+
+    Mcl.loss = loss

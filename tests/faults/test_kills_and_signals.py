@@ -1,0 +1,116 @@
+"""Killed or asked to stop at any moment, resumed: the end is bit for bit that of a run never interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+from children import Run, die_in_checkpoint, run
+
+from tiny import assert_same_state
+
+STEPS = 40  # of the fixture ``words``
+pytestmark = pytest.mark.faults
+
+
+def logged(out) -> list[int]:
+    return [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def saved_step(out) -> int:
+    return torch.load(out / "checkpoints/last.pt", weights_only=True)["step"]
+
+
+def test_twenty_kills_at_random_steps(photos, words, tmp_path):
+    """kill -9 at 20 random steps of one run, each resumed; the first may come before there is a checkpoint."""
+    steps, draw, out = 85, random.Random(4), tmp_path / "run"
+    words = [*words, "--schedule.steps", str(steps)]
+    kills, target = [], 0
+    for _ in range(20):
+        target += draw.randint(1, 4)
+        how = "--resume" if (out / "checkpoints/last.pt").exists() else "--overwrite"
+        process = Run(out, *words, "--loop.workers", str(draw.randint(0, 2)), how)
+        process.until(target)
+        time.sleep(draw.random() * 0.05)
+        assert process.signal(signal.SIGKILL).ends() == -signal.SIGKILL, process.said
+        kills.append(len(logged_or_torn(out)))
+    assert not (out / "trunk.safetensors").exists() and kills[-1] < steps
+    run(out, *words, "--resume")
+    run(tmp_path / "whole", *words)
+    assert_same_state(tmp_path / "whole", out)
+    assert logged(out) == list(range(1, steps + 1))
+
+
+def logged_or_torn(out) -> list[bytes]:
+    return (out / "metrics.jsonl").read_bytes().splitlines()
+
+
+@pytest.mark.parametrize("moment, kept", [("written", 3), ("synced", 3), ("renamed", 6)])
+def test_killed_in_the_middle_of_writing_a_checkpoint(words, whole, tmp_path, moment, kept):
+    out = tmp_path / "run"
+    process = Run(out, *words, fault=die_in_checkpoint(moment, checkpoint=2))
+    assert process.ends() == -signal.SIGKILL, process.said
+    assert saved_step(out) == kept
+    assert (out / "checkpoints/last.partial").exists() == (moment != "renamed")
+    run(out, *words, "--resume")
+    assert_same_state(whole, out)
+    assert not (out / "checkpoints/last.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "number, group",
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGUSR1, False), (signal.SIGUSR1, True), (signal.SIGINT, True)],
+)  # fmt: skip
+def test_asked_to_stop(words, whole, tmp_path, record_property, number, group):
+    """``group``: a terminal and SLURM signal the loader processes, too."""
+    out = tmp_path / "run"
+    process = Run(out, *words, "--loop.workers", "2").until(5)
+    asked = time.monotonic()
+    code = process.signal(number, group).ends(30)
+    seconds = time.monotonic() - asked
+    record_property("seconds to exit", round(seconds, 2))
+    print(f"{signal.Signals(number).name}{' to the group' if group else ''}: exit after {seconds:.2f} s")
+    assert code == 128 + number and seconds < 10
+    assert signal.Signals(number).name in process.error and "--resume" in process.error
+    assert saved_step(out) == len(logged(out)) < STEPS
+    run(out, *words, "--resume")
+    assert_same_state(whole, out)
+
+
+def test_asked_to_stop_while_storage_hangs(photos, words, whole, tmp_path):
+    """Every image turns into a pipe that nobody writes to, as on a network disk that went away."""
+    data, away, out = tmp_path / "photos", tmp_path / "away", tmp_path / "run"
+    shutil.copytree(photos, data)
+    process = Run(out, *words, "--data", str(data)).until(3)
+    shutil.copytree(data, away)
+    for path in data.iterdir():
+        os.mkfifo(path.with_suffix(".new"))
+        os.replace(path.with_suffix(".new"), path)  # an image or a pipe, never nothing
+    before = -1
+    while before != (now := len(logged_or_torn(out))):  # the batches that were ready are used up
+        before = now
+        time.sleep(1)
+    assert now < STEPS
+    asked = time.time()
+    assert process.signal(signal.SIGTERM).ends(60) == 143, process.said
+    written = (out / "checkpoints/last.pt").stat().st_mtime - asked
+    print(f"storage hangs: checkpoint after {written:.2f} s, exit after {time.time() - asked:.2f} s")
+    assert written < 10 and saved_step(out) == len(logged(out)) == now
+    run(out, *words, "--resume")
+    assert_same_state(whole, out)
+
+
+def test_a_second_signal_kills(words, tmp_path):
+    process = Run(tmp_path / "run", *words, "--schedule.steps", "4000").until(3)
+    os.kill(process.pid, signal.SIGSTOP)  # so that both are there before it acts on the first
+    process.signal(signal.SIGTERM).signal(signal.SIGCONT)
+    while process.process.exitcode is None:
+        process.signal(signal.SIGTERM)
+        time.sleep(0.001)
+    assert process.ends() in (-signal.SIGTERM, 143)

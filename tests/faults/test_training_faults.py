@@ -1,0 +1,64 @@
+"""What goes wrong in the middle of training: a loader process dies, an image goes, a gradient is NaN."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import children
+import pytest
+import torch
+from children import Run, run
+
+import mcl
+from images import picture_folder
+from mcl.engine.checkpoint import first_not_finite
+from mcl.errors import RunFailed
+from mcl.methods.mcl import Mcl
+from tiny import assert_same_state, tiny, wait_for_steps
+
+
+def test_a_loader_process_is_killed(words, whole, tmp_path):
+    """As the kernel does when memory runs out; what was trained until then is kept."""
+    out = tmp_path / "run"
+    process = Run(out, *words, "--loop.checkpoint_every", "500").until(4)
+    (worker,) = process.workers()
+    os.kill(worker, signal.SIGKILL)
+    assert process.ends(30) == 3, process.said
+    step = torch.load(out / "checkpoints/last.pt", weights_only=True)["step"]
+    assert step >= 4
+    assert "a loader process was killed by SIGKILL (out of memory?)" in process.error
+    assert f"{out / 'checkpoints/last.pt'} (step {step})" in process.error
+    run(out, *words, "--resume")
+    assert_same_state(whole, out)
+
+
+@pytest.mark.parametrize("every, step", [(1, 6), (4, 4)])
+def test_a_gradient_is_nan(photos, tmp_path, monkeypatch, every, step):
+    """The loss is still finite when the update spoils the weights: they must not get into the checkpoint."""
+    monkeypatch.setattr(Mcl, "loss", Mcl.loss)  # given back after the test
+    children.poison_gradients(6)
+    settings = tiny(**{"schedule.steps": 12, "loop.checkpoint_every": every})
+    with pytest.raises(RunFailed, match=rf"not finite|loss is nan.*last.pt \(step {step}\)") as failed:
+        mcl.pretrain(data=photos, out=tmp_path / "run", **settings)
+    assert f"last.pt (step {step})" in str(failed.value)
+    content = torch.load(tmp_path / "run/checkpoints/last.pt", weights_only=True)
+    assert content["step"] == step and first_not_finite(content["state"]) is None
+
+
+def test_an_image_is_deleted_during_the_run(tmp_path):
+    photos, out = picture_folder(tmp_path / "photos", 40), tmp_path / "run"
+    ended: list[int] = []
+
+    def delete() -> None:
+        wait_for_steps(out, 1, lambda: ended[0] if ended else None)
+        (photos / "0007.jpg").unlink()
+
+    vandal = threading.Thread(target=delete)
+    vandal.start()
+    summary = mcl.pretrain(data=photos, out=out, **tiny(**{"schedule.steps": 30}))
+    ended.append(0)
+    vandal.join()
+    assert summary["skipped"] == 1 and summary["cost"]["steps"] == 30
+    assert (out / "skipped.txt").read_text() == f"{photos / '0007.jpg'}\tfile is missing\n"
