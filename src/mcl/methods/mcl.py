@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from mcl.config.pretrain import MethodSettings, ModelSettings
 from mcl.data.random import STREAM_MONTAGE, generator_for
 from mcl.data.views import VIEWS
+from mcl.engine.distributed import gather_rows, mean_over_processes, process_count, rank
 from mcl.methods.base import Method
 from mcl.nn.encoder import Encoder, Layout
 from mcl.nn.heads import build_predictor
@@ -22,6 +24,39 @@ from mcl.pretext.loss import LevelLoss, contrast, embedding_spread, level_weight
 from mcl.pretext.montage import Shuffle, assemble, count_montages, draw_permutation, shuffle_from
 
 COLLAPSE_SPREAD = 0.1  # embeddings this close together tell images no longer apart
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the global batch that has its own montages: what one process encodes at a time.
+
+    Attributes:
+        canvases: view -> (B, 3, S, S) in the order of ``assemble``.
+        shuffles: view -> image of each tile, counted within the part.
+        number: of the part, from 0; all parts have the same number of images.
+    """
+
+    canvases: Mapping[int, Tensor]
+    shuffles: Mapping[int, Shuffle]
+    number: int
+
+    def labels(self, view: int, scale: int) -> Tensor:
+        """(tiles,) image of each tile, counted over all parts."""
+        labels = self.shuffles[view].labels
+        return labels[scale] + self.number * len(labels[1])
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Target embeddings of one view.
+
+    Attributes:
+        embeddings: scale -> (tiles, E), L2-normalised, without gradient.
+        labels: scale -> (tiles,) image of each, counted over all parts.
+    """
+
+    embeddings: Mapping[int, Tensor]
+    labels: Mapping[int, Tensor]
 
 
 class Mcl(Method):
@@ -58,23 +93,31 @@ class Mcl(Method):
         return self.online
 
     def loss(self, batch: Mapping[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        device = next(self.parameters()).device
-        size = len(batch["index"])
-        shuffles, canvases = {}, {}
-        for view in VIEWS:
-            shuffles[view] = self.draw_shuffle(size, step, view)
-            tiles = {s: tile.to(device, non_blocking=True) for s, tile in batch["tiles"][view].items()}
-            spec = self.trunk.spec
-            canvases[view] = assemble(
-                tiles, shuffles[view], spec.mean, spec.std, channels_last=self.channels_last
-            )
-        levels, spread = self.compare(canvases, shuffles)
-        loss = total_loss(list(levels.values()))
-        return loss, self._numbers(levels, spread)
+        part = self.draw_part(batch, step, rank())
+        levels, spread = self.compare(part.canvases, part.shuffles)
+        return total_loss(list(levels.values())), self._numbers(levels, spread)
 
     def montages(self, batch: int) -> dict[int, int]:
         """scale -> number of montages of a view, for a batch on this process."""
         return count_montages(batch, self.scales, self.settings.repeats, self.settings.montages)
+
+    def draw_part(self, batch: Mapping[str, Any], step: int, number: int) -> Part:
+        """Draw the montages of one part of the global batch and lay its tiles into canvases.
+
+        Args:
+            batch: of ``collate_tiles``: the part's images.
+            step: of the run.
+            number: of the part; with one part a process, its rank.
+        """
+        device, spec = next(self.parameters()).device, self.trunk.spec
+        shuffles, canvases = {}, {}
+        for view in VIEWS:
+            shuffles[view] = self.draw_shuffle(len(batch["index"]), step, view, number)
+            tiles = {s: tile.to(device, non_blocking=True) for s, tile in batch["tiles"][view].items()}
+            canvases[view] = assemble(
+                tiles, shuffles[view], spec.mean, spec.std, channels_last=self.channels_last
+            )
+        return Part(canvases, shuffles, number)
 
     def draw_shuffle(self, batch: int, step: int, view: int, rank: int = 0) -> Shuffle:
         """Which image is on which tile: a function of (seed, step, rank, view, scale)."""
@@ -91,25 +134,79 @@ class Mcl(Method):
     def compare(
         self, canvases: Mapping[int, Tensor], shuffles: Mapping[int, Shuffle]
     ) -> tuple[dict[tuple[int, int], LevelLoss], Tensor]:
-        """Losses of every (view, scale), and the spread of the target embeddings.
+        """Losses of every (view, scale) on this process, and the spread of all target embeddings.
+
+        Their mean over the processes is the loss of the joint batch, and so is the mean of their gradients.
 
         Args:
             canvases: view -> (B, 3, S, S) in the order of ``assemble``.
             shuffles: view -> image of each tile.
         """
-        layout = self._layout(shuffles[VIEWS[0]])
-        device_type = canvases[VIEWS[0]].device.type
-        with torch.autocast(device_type, torch.bfloat16, enabled=self.precision == "bf16"):
-            targets = {view: self.target_embeddings(canvases[view], layout) for view in VIEWS}
-            predictions = {view: self.predictions(canvases[view], layout) for view in VIEWS}
-        levels = {}
-        for view, other in zip(VIEWS, reversed(VIEWS), strict=True):
-            for scale in self.scales:
-                levels[view, scale] = self._level_loss(
-                    scale, predictions[view], shuffles[view], targets[other], shuffles[other]
-                )
-        spread = torch.stack([embedding_spread(targets[view][1]) for view in VIEWS]).mean()
+        part = Part(canvases, shuffles, rank())
+        targets = gather_over_processes(self.part_targets(part))
+        levels = self.part_levels(part, targets, self.tiles_that_count([part], targets))
+        spread = torch.stack([embedding_spread(targets[view].embeddings[1]) for view in VIEWS]).mean()
         return levels, spread
+
+    def part_targets(self, part: Part) -> dict[int, Targets]:
+        """view -> the part's own target embeddings, labelled by image over all parts."""
+        found = {}
+        with self._autocast(part):
+            for view in VIEWS:
+                embeddings = self.target_embeddings(part.canvases[view], self._layout(part.shuffles[view]))
+                labels = {scale: part.labels(view, scale).to(e.device) for scale, e in embeddings.items()}
+                found[view] = Targets(embeddings, labels)
+        return found
+
+    def tiles_that_count(
+        self, parts: Sequence[Part], targets: Mapping[int, Targets]
+    ) -> dict[tuple[int, int], Tensor] | None:
+        """(view, scale) -> tiles a part that have a positive, on average over the parts of all processes.
+
+        The mean over parts is the joint batch's only if all divide by the same number. With assignment ``top``
+        every tile has its positive: none.
+
+        Args:
+            parts: of this process; every process has as many.
+            targets: of all parts.
+        """
+        if self.settings.assignment == "top":
+            return None
+        keys = [(view, scale) for view in VIEWS for scale in self.scales]
+        counts = []
+        for view, scale in keys:
+            _, known = self._wanted(targets[_other(view)], scale)
+            own = torch.cat([part.labels(view, scale) for part in parts]).to(known.device)
+            counts.append((own[:, None] == known[None, :]).any(dim=1).sum() / len(parts))
+        return dict(zip(keys, mean_over_processes(torch.stack(counts)), strict=True))
+
+    def part_levels(
+        self,
+        part: Part,
+        targets: Mapping[int, Targets],
+        tiles: Mapping[tuple[int, int], Tensor] | None = None,
+    ) -> dict[tuple[int, int], LevelLoss]:
+        """(view, scale) -> the loss of the part's tiles against the targets of all parts.
+
+        Args:
+            part: whose tiles the online network predicts.
+            targets: view -> targets of all parts.
+            tiles: what ``tiles_that_count`` gave.
+        """
+        with self._autocast(part):
+            predictions = {
+                view: self.predictions(part.canvases[view], self._layout(part.shuffles[view]))
+                for view in VIEWS
+            }
+        levels = {}
+        for view in VIEWS:
+            for scale in self.scales:
+                embeddings, labels = self._wanted(targets[_other(view)], scale)
+                levels[view, scale] = contrast(
+                    predictions[view][scale], part.labels(view, scale).to(embeddings.device), embeddings, labels,
+                    self.settings.temperature, self.weights[scale], tiles[view, scale] if tiles else None,
+                )  # fmt: skip
+        return levels
 
     def predictions(self, canvases: Tensor, layout: Layout) -> dict[int, Tensor]:
         """scale -> (tiles, E): the online network's prediction for every tile, not normalised."""
@@ -153,21 +250,14 @@ class Mcl(Method):
             )
         return None
 
-    def _level_loss(
-        self,
-        scale: int,
-        predictions: Mapping[int, Tensor],
-        shuffle: Shuffle,
-        targets: Mapping[int, Tensor],
-        other: Shuffle,
-    ) -> LevelLoss:
-        wanted = target_scales(self.settings.assignment, scale, self.scales)
-        embeddings, labels = gather_targets(targets, other.labels, wanted)
-        device = embeddings.device
-        return contrast(
-            predictions[scale], shuffle.labels[scale].to(device), embeddings, labels.to(device),
-            self.settings.temperature, self.weights[scale],
-        )  # fmt: skip
+    def _wanted(self, targets: Targets, scale: int) -> tuple[Tensor, Tensor]:
+        """Embeddings and labels of the targets that tiles of ``scale`` are compared with."""
+        scales = target_scales(self.settings.assignment, scale, self.scales)
+        return gather_targets(targets.embeddings, targets.labels, scales)
+
+    def _autocast(self, part: Part) -> torch.autocast:
+        device = part.canvases[VIEWS[0]].device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _predict(self, scale: int, embeddings: Tensor) -> Tensor:
         return self.online["predictors"][str(scale)](embeddings) if self.settings.predictor else embeddings
@@ -190,6 +280,34 @@ def own_windows(embeddings: Tensor, layout: Layout, scale: int) -> Tensor:
     """Of all canvases' windows on a scale's level, those of the scale's own montages: (B * s^2, E) -> (b * s^2, E)."""
     own: Sequence[int] | slice = layout.slice_of(scale)
     return embeddings[own.start * scale**2 : own.stop * scale**2]
+
+
+def gather_over_processes(targets: Mapping[int, Targets]) -> dict[int, Targets]:
+    """view -> targets of all processes, in the order of their ranks, without gradient.
+
+    One exchange for all views and scales; labels ride along as one more column (fp32 holds them up to 2^24).
+    """
+    if process_count() == 1:
+        return dict(targets)
+    keys = [(view, scale) for view, own in targets.items() for scale in own.embeddings]
+    tables = []
+    for view, scale in keys:
+        embeddings, labels = targets[view].embeddings[scale], targets[view].labels[scale]
+        tables.append(torch.cat([embeddings, labels[:, None].to(embeddings.dtype)], dim=1))
+    everyone = gather_rows(torch.cat(tables))  # (processes, tiles of all keys, E + 1)
+    pieces = everyone.split([len(table) for table in tables], dim=1)
+    joined = {key: piece.flatten(0, 1) for key, piece in zip(keys, pieces, strict=True)}
+    return {
+        view: Targets(
+            {scale: joined[view, scale][:, :-1] for scale in own.embeddings},
+            {scale: joined[view, scale][:, -1].long() for scale in own.labels},
+        )
+        for view, own in targets.items()
+    }
+
+
+def _other(view: int) -> int:
+    return VIEWS[1] if view == VIEWS[0] else VIEWS[0]
 
 
 def _at_least_fp32(tensor: Tensor) -> torch.dtype:
