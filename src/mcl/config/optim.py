@@ -72,4 +72,7 @@ class LoopSettings(Section):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast; the loss stays in fp32.")
     channels_last: bool = Field(True, description="NHWC memory format of convolutions.")
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; none: as torch chooses.")
+    sync_bn: bool = Field(
+        True, description="With several processes: BatchNorm statistics of the joint batch; false: each its own."
+    )
     tensorboard: bool = Field(True, description="Write TensorBoard events beside metrics.jsonl.")

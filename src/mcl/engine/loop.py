@@ -17,6 +17,15 @@ from torch import Tensor
 from mcl.config.optim import LoopSettings
 from mcl.data.random import STREAM_STEP, seed_for
 from mcl.engine.checkpoint import load_checkpoint, save_checkpoint
+from mcl.engine.distributed import (
+    Agreement,
+    is_main,
+    mean_over_processes,
+    process_count,
+    rank,
+    same_everywhere,
+    wait_for_all,
+)
 from mcl.engine.logging import Display, Metrics, describe, duration, end_time
 from mcl.engine.run_folder import RunFolder
 from mcl.errors import Interrupted, RunFailed
@@ -88,6 +97,7 @@ def run_loop(
         content = load_checkpoint(folder.checkpoint)
         trainable.load_state_dict(content["state"])
         start_step, before = content["step"], content["cost"]
+        same_everywhere(start_step, f"the step of {folder.checkpoint}")
     runner = _Runner(
         trainable, folder, settings, total_steps, images_per_step, title, start_step, before, seed
     )
@@ -109,36 +119,40 @@ class _Runner:
         self.pending: list[dict[str, Tensor | float]] = []
         self.warned = False
         self.interval = (self.started, 0.0)  # (start, data wait then) of the steps since the last line
+        self.stop = Agreement()
 
     def run(self, batches: Callable[[int], Iterator[Any]]) -> LoopSummary:
         display = Display(self.title, self.total_steps, self.start_step)
-        metrics = Metrics(self.folder, self.start_step, self.settings.tensorboard)
+        metrics = Metrics(self.folder, self.start_step, self.settings.tensorboard) if is_main() else None
         try:
             with display, _catch_signals() as caught:
                 stream = batches(self.start_step)
                 for step in range(self.start_step, self.total_steps):
-                    self._step(stream, step)
+                    self._step(stream, step, caught)
                     self._report(display, metrics, step + 1)
-                    if caught:
-                        self._stop(caught[0], step + 1)
+                    if number := self.stop.largest(max(caught, default=0)):
+                        self._stop(number, step + 1)
                     if (step + 1) % self.settings.checkpoint_every == 0 or step + 1 == self.total_steps:
                         self._save(step + 1)
         finally:
-            metrics.close()
+            if metrics:
+                metrics.close()
         return self._summary()
 
-    def _step(self, stream: Iterator[Any], step: int) -> None:
+    def _step(self, stream: Iterator[Any], step: int, caught: list[int]) -> None:
         asked = time.perf_counter()
         batch = next(stream)
         self.waited += time.perf_counter() - asked
-        torch.manual_seed(seed_for(STREAM_STEP, self.seed, step))
+        self.stop.give(max(caught, default=0))
+        own = (rank(),) if rank() else ()  # processes draw different numbers, rank 0 those of a single process
+        torch.manual_seed(seed_for(STREAM_STEP, self.seed, step, *own))
         values = self.trainable.train_step(batch, step)
         self.pending.append(values)
         if torch.is_tensor(values["loss"]) and not values["loss"].is_cuda:
             # On a GPU this would wait for the device in every step: there it is checked when numbers are logged.
             self._check_finite(float(values["loss"]), values, step + 1)
 
-    def _report(self, display: Display, metrics: Metrics, done: int) -> None:
+    def _report(self, display: Display, metrics: Metrics | None, done: int) -> None:
         display.advance(done)
         ran = done - self.start_step
         if ran == FORECAST_STEPS and done < self.total_steps:
@@ -151,7 +165,8 @@ class _Runner:
         if done % self.settings.log_every and done != self.total_steps:
             return
         values = self._averages(done)
-        metrics.write(done, values)
+        if metrics:
+            metrics.write(done, values)
         display.log(done, describe(values, (self.total_steps - done) * self.seconds / ran))
         warning = self.trainable.watch(values)
         # Said when it begins, not in every line until it is over.
@@ -169,11 +184,13 @@ class _Runner:
             for i in range(len(names))
         ]
         values = {name: float(column.mean()) for name, column in zip(names, columns, strict=True)}
-        self._check_finite(values["loss"], values, done)
         started, waited = self.interval
         values["lr"] = float(self.pending[-1]["lr"])
         values["images_per_second"] = steps * self.images_per_step / (now - started)
         values["data_wait"] = (self.waited - waited) / (now - started)
+        joint = mean_over_processes(torch.tensor(list(values.values()), dtype=torch.float64))
+        values = dict(zip(values, joint.tolist(), strict=True))
+        self._check_finite(values["loss"], values, done)
         self.pending, self.interval = [], (now, self.waited)
         return values
 
@@ -197,13 +214,14 @@ class _Runner:
             "seconds": self.seconds + self.before["seconds"],
             "waited": self.waited + self.before["waited"],
         }
-        save_checkpoint(
-            self.folder.checkpoint, {"step": done, "cost": cost, "state": self.trainable.state_dict()}
-        )
+        state = self.trainable.state_dict()  # on every process: it may exchange something
+        if is_main():
+            save_checkpoint(self.folder.checkpoint, {"step": done, "cost": cost, "state": state})
         self.saved_step = done
 
     def _stop(self, signal_number: int, done: int) -> None:
         self._save(done)
+        wait_for_all()  # a launcher may kill the others as soon as one has left
         name = signal.Signals(signal_number).name
         raise Interrupted(f"stopped by {name} at step {done}; continue with --resume", signal_number)
 
@@ -231,6 +249,8 @@ def _catch_signals() -> Iterator[list[int]]:
 
     def note(number: int, _frame) -> None:
         caught.append(number)
+        if process_count() > 1:
+            return  # launchers pass on what the terminal has sent already
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
 
     try:

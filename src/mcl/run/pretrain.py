@@ -13,16 +13,30 @@ from mcl.data.loader import step_batches, steps_per_epoch
 from mcl.data.random import STREAM_WEIGHTS, seeded
 from mcl.data.sources import check_readable, find_images, fingerprint
 from mcl.data.views import TileMaker, UnlabeledImages, collate_tiles
-from mcl.engine.device import prepare_device
+from mcl.engine.device import device_type, prepare_device
+from mcl.engine.distributed import (
+    from_main,
+    is_main,
+    main_first,
+    per_process,
+    process_count,
+    rank,
+    same_everywhere,
+    share_objects,
+    take_from_main,
+)
+from mcl.engine.gradients import GradientAverage
+from mcl.engine.job import joined
 from mcl.engine.logging import console, duration
 from mcl.engine.loop import run_loop
 from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, resolve_length, set_lr
-from mcl.engine.run_folder import CONFIG, RunFolder
+from mcl.engine.run_folder import CONFIG, RunFolder, open_run_folder
 from mcl.errors import RunFailed
 from mcl.interop.initial import apply_initial_weights
 from mcl.methods.base import Method
 from mcl.methods.mcl import Mcl
 from mcl.nn.pyramid import LEVELS
+from mcl.nn.sync_norm import synchronise_norms
 from mcl.nn.trunk import FILE_NAME, Trunk, TrunkSpec, save_trunk
 from mcl.report.montage import draw_montages
 from mcl.run.resume import require_same_settings
@@ -34,12 +48,21 @@ MAY_DIFFER = ("out", "data", "data_root", "recipe", "loop")
 def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     """Pre-train a trunk and export it; returns what ``summary.json`` holds.
 
+    Started by torchrun or srun, the processes share the work (docs/scale.md); rank 0 writes and prints.
+
     Raises:
         UserError: bad settings or data; nothing has been written then.
         RunFailed, Interrupted: see ``run_loop``.
     """
-    paths = find_images(settings.data, settings.data_root)
-    unreadable = check_readable(paths, settings.max_unreadable, settings.seed)
+    with joined(device_type(settings.loop)):
+        return _pretrain(settings)
+
+
+def _pretrain(settings: PretrainSettings) -> dict[str, Any]:
+    share = per_process(settings.batch)
+    paths = main_first(lambda: find_images(settings.data, settings.data_root))
+    same_everywhere(len(paths), f"the number of images in {settings.data}")
+    unreadable = from_main(lambda: check_readable(paths, settings.max_unreadable, settings.seed))
     trunk_spec = TrunkSpec(
         settings.model.backbone,
         settings.model.pyramid_channels,
@@ -47,8 +70,11 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         settings.image_size,
     )
     device = prepare_device(settings.loop)
-    method = _build_method(settings, trunk_spec).to(device)
-    folder = RunFolder.open(settings.out, settings.resume, settings.overwrite)
+    method = main_first(lambda: _build_method(settings, trunk_spec)).to(device)
+    take_from_main(method)
+    if settings.loop.sync_bn and process_count() > 1:
+        synchronise_norms(method, device.type)
+    folder = open_run_folder(settings.out, settings.resume, settings.overwrite)
     if settings.resume:
         require_same_settings(folder, settings, MAY_DIFFER)
     else:
@@ -62,13 +88,14 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     dataset = UnlabeledImages(
         paths, TileMaker(settings.views, settings.method.scales, settings.image_size, settings.seed)
     )
-    _say_start(settings, method.montages(settings.batch), len(paths), total, per_epoch)
-    draw_montages(folder.path / "montage.png", *_first_canvases(method, dataset, settings))
+    _say_start(settings, method.montages(share), len(paths), total, per_epoch)
+    if is_main():
+        draw_montages(folder.path / "montage.png", *_first_canvases(method, dataset, settings))
 
     def batches(start_step: int) -> Iterator[Any]:
         return step_batches(
             dataset, settings.batch, settings.seed, start_step, total, settings.loop.workers, collate_tiles,
-            pin_memory=device.type == "cuda",
+            pin_memory=device.type == "cuda", rank=rank(), processes=process_count(),
         )  # fmt: skip
 
     cost = run_loop(
@@ -81,11 +108,12 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         "cost": cost.as_dict(),
         "last": training.last,
     }
-    metadata = {
-        "method": "mcl", "parts": method.trained_parts, "recipe": settings.recipe, "steps": total,
-        "data_fingerprint": fingerprint(paths), "data_images": len(paths), "cost": cost.as_dict(),
-    }  # fmt: skip
-    save_trunk(folder.path / FILE_NAME, method.trunk, metadata)
+    if is_main():
+        metadata = {
+            "method": "mcl", "parts": method.trained_parts, "recipe": settings.recipe, "steps": total,
+            "data_fingerprint": fingerprint(paths), "data_images": len(paths), "cost": cost.as_dict(),
+        }  # fmt: skip
+        save_trunk(folder.path / FILE_NAME, method.trunk, metadata)
     folder.write_json("summary.json", summary)
     console.print(
         f"pre-trained in {duration(cost.seconds)} ({cost.images:,} images, {cost.images_per_second:.1f} images/s, "
@@ -108,6 +136,7 @@ class Pretraining:
             images,
         )
         self.optimizer = build_optimizer(method.trained, settings.optim, settings.batch)
+        self.average = GradientAverage(method.trained.parameters())
         self.last: dict[str, float] = {}
 
     def train_step(self, batch: Mapping[str, Any], step: int) -> dict[str, Any]:
@@ -116,17 +145,19 @@ class Pretraining:
         lr = self.schedule.lr_at(step)
         set_lr(self.optimizer, lr)
         loss, numbers = self.method.loss(batch, step)
-        norm = apply_gradients(loss, self.optimizer, self.settings.optim.clip_norm)
+        norm = apply_gradients(loss, self.optimizer, self.settings.optim.clip_norm, self.average)
         self.method.after_update(step, self.schedule.total_steps)
         return {"loss": loss.detach(), **numbers, "gradient_norm": norm, "lr": lr}
 
     def watch(self, values: Mapping[str, float]) -> str | None:
         """The method's warnings."""
+        self.skipped.share()
         self.last = dict(values)
         return self.method.watch(values)
 
     def state_dict(self) -> dict[str, Any]:
         """Online, target (with buffers), predictors, optimizer, and the files skipped so far."""
+        self.skipped.share()
         return {
             "method": self.method.state_dict(), "optimizer": self.optimizer.state_dict(),
             "skipped": self.skipped.reasons, "last": self.last,
@@ -141,23 +172,41 @@ class Pretraining:
 
 
 class Skipped:
-    """Unreadable images: counted, listed in skipped.txt, and too many of them stop the run."""
+    """Unreadable images: counted, listed in skipped.txt, and too many of them stop the run.
+
+    Processes tell each other what they have skipped when numbers are logged and before checkpoints.
+    """
 
     def __init__(self, folder: RunFolder, max_share: float, reasons: dict[str, str]) -> None:
         self.folder, self.max_share, self.reasons = folder, max_share, dict(reasons)
+        self._fresh: dict[str, str] = {}
+        self._seen = 0
         self._write()
 
     def add(self, entries: list[tuple[str, str]], images_seen: int) -> None:
         """Note the unreadable files of a batch; raises ``RunFailed`` above the share of images seen."""
-        fresh = {path: reason for path, reason in entries if path not in self.reasons}
+        self._fresh |= {path: reason for path, reason in entries if path not in self.reasons}
+        self._seen = images_seen
+        if process_count() == 1:
+            self._count()
+
+    def share(self) -> None:
+        """Take over what the other processes have skipped; raises as ``add``. Every process must call it."""
+        for others in share_objects(self._fresh):
+            self._fresh |= others
+        self._count()
+
+    def _count(self) -> None:
+        fresh = {path: reason for path, reason in self._fresh.items() if path not in self.reasons}
+        self._fresh = {}
         if not fresh:
             return
         self.reasons.update(fresh)
         self._write()
         path, reason = next(iter(fresh.items()))
-        if len(self.reasons) > max(1, self.max_share * images_seen):
+        if len(self.reasons) > max(1, self.max_share * self._seen):
             raise RunFailed(
-                f"{len(self.reasons)} of the first {images_seen} images cannot be read, more than {self.max_share:.0%} "
+                f"{len(self.reasons)} of the first {self._seen} images cannot be read, more than {self.max_share:.0%} "
                 f"(--max_unreadable); they are listed in {self.folder.path / 'skipped.txt'}; the newest: {path}: {reason}"
             )
         console.print(
@@ -193,7 +242,9 @@ def _build_method(settings: PretrainSettings, spec: TrunkSpec) -> Method:
 
 def _first_canvases(method: Mcl, dataset: UnlabeledImages, settings: PretrainSettings):
     """Canvases of the first batch as the network will see them, for montage.png."""
-    stream = step_batches(dataset, settings.batch, settings.seed, 0, 1, 0, collate_tiles)
+    stream = step_batches(
+        dataset, settings.batch, settings.seed, 0, 1, 0, collate_tiles, processes=process_count()
+    )
     batch = next(stream)
     shuffles = {view: method.draw_shuffle(len(batch["index"]), 0, view) for view in batch["tiles"]}
     return batch["tiles"], shuffles
@@ -203,16 +254,19 @@ def _say_start(
     settings: PretrainSettings, montages: Mapping[int, int], images: int, total: int, per_epoch: int
 ) -> None:
     listed = ", ".join(f"{count} of scale {scale}" for scale, count in montages.items())
+    share, each = settings.batch // process_count(), ""
+    if process_count() > 1:
+        each = f", each of {process_count()} processes {share}"
     console.print(
-        f"{images:,} images, {total:,} steps of {settings.batch} ({total / per_epoch:.1f} epochs); canvases a view: {listed}"
+        f"{images:,} images, {total:,} steps of {settings.batch}{each} ({total / per_epoch:.1f} epochs); canvases a view: {listed}"
     )
     uneven = [
         f"scale {s}: {count * s * s} tiles" for s, count in montages.items()
-        if count * s * s % settings.batch
+        if count * s * s % share
     ]  # fmt: skip
     if uneven:
         console.print(
-            f"batch {settings.batch} does not fill whole montages, so images are tiles unequally often ({'; '.join(uneven)})"
+            f"batch {share} does not fill whole montages, so images are tiles unequally often ({'; '.join(uneven)})"
         )
     if untrained := LEVELS[: len(LEVELS) - len(settings.method.scales)]:
         console.print(f"without smaller scales, the pyramid's {', '.join(untrained)} are handed on untrained")
