@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import multiprocessing
 import os
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,7 @@ def slurm_names(rank: int, count: int) -> dict[str, str]:
 
 
 def start_ranks(
-    count: int, function: Callable, *args: Any, names=torchrun_names, inside: bool = True
+    count: int, function: Callable, *args: Any, names=torchrun_names, inside: bool = True, timeout: float = 120
 ) -> list[tuple[Any, Any]]:
     """Start ``function(*args)`` on every rank; pairs of (process, connection)."""
     port, started = str(free_port()), []
@@ -47,7 +47,7 @@ def start_ranks(
         receiver, sender = FORK.Pipe(duplex=False)
         variables = {**names(rank, count), "MASTER_PORT": port}
         variables.setdefault("MASTER_ADDR", "127.0.0.1")
-        process = FORK.Process(target=_run, args=(sender, variables, inside, function, args))
+        process = FORK.Process(target=_run, args=(sender, variables, inside, timeout, function, args), daemon=True)
         process.start()
         sender.close()
         started.append((process, receiver))
@@ -56,10 +56,8 @@ def start_ranks(
 
 def on_ranks(count: int, function: Callable, *args: Any, timeout: float = 120, **options) -> list[Any]:
     """``function(*args)`` of every rank, as a list; inside a group of gloo processes unless ``inside=False``."""
-    results = []
-    deadline = time.monotonic() + timeout
-    for rank, (process, receiver) in enumerate(start_ranks(count, function, *args, **options)):
-        assert receiver.poll(max(0.0, deadline - time.monotonic())), f"rank {rank} is not done"
+    results, started = [], start_ranks(count, function, *args, timeout=timeout, **options)
+    for rank, (process, receiver) in enumerate(started):
         try:
             results.append(torch.load(io.BytesIO(receiver.recv_bytes()), weights_only=False))
         except EOFError:
@@ -68,7 +66,8 @@ def on_ranks(count: int, function: Callable, *args: Any, timeout: float = 120, *
     return results
 
 
-def _run(sender, variables: dict[str, str], inside: bool, function: Callable, args: tuple) -> None:
+def _run(sender, variables: dict[str, str], inside: bool, timeout: float, function: Callable, args: tuple) -> None:
+    faulthandler.dump_traceback_later(timeout, exit=True)
     for name in list(os.environ):
         if name.startswith(("SLURM", "TORCHELASTIC")) or name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
             del os.environ[name]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mcl.config.pretrain import MethodSettings, ModelSettings
 from mcl.data.random import STREAM_MONTAGE, generator_for
 from mcl.data.views import VIEWS
-from mcl.engine.distributed import gather_rows, mean_over_processes, process_count, rank
+from mcl.engine.distributed import gather_rows, process_count, rank
 from mcl.methods.base import Method
 from mcl.nn.encoder import Encoder, Layout
 from mcl.nn.heads import build_predictor
@@ -144,7 +144,7 @@ class Mcl(Method):
         """
         part = Part(canvases, shuffles, rank())
         targets = gather_over_processes(self.part_targets(part))
-        levels = self.part_levels(part, targets, self.tiles_that_count([part], targets))
+        levels = self.part_levels(part, targets)
         spread = torch.stack([embedding_spread(targets[view].embeddings[1]) for view in VIEWS]).mean()
         return levels, spread
 
@@ -158,40 +158,17 @@ class Mcl(Method):
                 found[view] = Targets(embeddings, labels)
         return found
 
-    def tiles_that_count(
-        self, parts: Sequence[Part], targets: Mapping[int, Targets]
-    ) -> dict[tuple[int, int], Tensor] | None:
-        """(view, scale) -> tiles a part that have a positive, on average over the parts of all processes.
-
-        The mean over parts is the joint batch's only if all divide by the same number. With assignment ``top``
-        every tile has its positive: none.
-
-        Args:
-            parts: of this process; every process has as many.
-            targets: of all parts.
-        """
-        if self.settings.assignment == "top":
-            return None
-        keys = [(view, scale) for view in VIEWS for scale in self.scales]
-        counts = []
-        for view, scale in keys:
-            _, known = self._wanted(targets[_other(view)], scale)
-            own = torch.cat([part.labels(view, scale) for part in parts]).to(known.device)
-            counts.append((own[:, None] == known[None, :]).any(dim=1).sum() / len(parts))
-        return dict(zip(keys, mean_over_processes(torch.stack(counts)), strict=True))
-
     def part_levels(
-        self,
-        part: Part,
-        targets: Mapping[int, Targets],
-        tiles: Mapping[tuple[int, int], Tensor] | None = None,
+        self, part: Part, targets: Mapping[int, Targets]
     ) -> dict[tuple[int, int], LevelLoss]:
         """(view, scale) -> the loss of the part's tiles against the targets of all parts.
+
+        Parts have equally many tiles of a scale, and each tile finds its image among the targets (its own scale's
+        tiles show the same images in both views), so the mean over parts is the joint batch's loss.
 
         Args:
             part: whose tiles the online network predicts.
             targets: view -> targets of all parts.
-            tiles: what ``tiles_that_count`` gave.
         """
         with self._autocast(part):
             predictions = {
@@ -204,7 +181,7 @@ class Mcl(Method):
                 embeddings, labels = self._wanted(targets[_other(view)], scale)
                 levels[view, scale] = contrast(
                     predictions[view][scale], part.labels(view, scale).to(embeddings.device), embeddings, labels,
-                    self.settings.temperature, self.weights[scale], tiles[view, scale] if tiles else None,
+                    self.settings.temperature, self.weights[scale],
                 )  # fmt: skip
         return levels
 

@@ -31,7 +31,6 @@ def contrast(
     target_labels: Tensor,
     temperature: float,
     weight: float,
-    tiles: Tensor | None = None,
 ) -> LevelLoss:
     """w * 2T * CE(normalise(p) . targets^T / T, positives): a tile against every target of the batch.
 
@@ -45,8 +44,6 @@ def contrast(
         target_labels: (M,) image of each target, counted over all processes.
         temperature: T > 0.
         weight: w of the level.
-        tiles: 0-d, what the sum over tiles is divided by; none: the tiles that have a positive. (Parts of a batch
-            whose losses are averaged must divide by the same number.)
     """
     dtype = torch.promote_types(predictions.dtype, torch.float32)
     cosines = F.normalize(predictions.to(dtype), dim=1) @ targets.to(dtype).T  # (n, M)
@@ -54,8 +51,8 @@ def contrast(
     counts = positive.sum(dim=1)
     log_probability = F.log_softmax(cosines / temperature, dim=1)
     entropy = -(log_probability * positive).sum(dim=1) / counts.clamp(min=1)
-    divisor = (counts > 0).sum() if tiles is None else tiles
-    loss = weight * 2 * temperature * entropy.sum() / divisor.clamp(min=1)
+    has_positive = counts > 0
+    loss = weight * 2 * temperature * entropy.sum() / has_positive.sum().clamp(min=1)
     with torch.no_grad():
         positive_cosine = (cosines * positive).sum() / positive.sum().clamp(min=1)
         negative_cosine = (cosines * ~positive).sum() / (~positive).sum().clamp(min=1)
