@@ -28,7 +28,7 @@ FAILED, SEEN = "failed", "seen"
 MEET_SECONDS, EXCHANGE_SECONDS = 300, 3600
 LOOK_SECONDS, GRACE_SECONDS = 0.5, 1.5
 LOST_SECONDS = 20  # how long the store may be out of reach before its process counts as dead
-LATE_SECONDS = 5  # how long a broken connection waits for the message of the process that broke it
+LATE_SECONDS = 3  # how long a broken connection waits for the message of the process that broke it
 
 
 @contextmanager
@@ -126,7 +126,7 @@ class _Board:
 
     def wait_until_seen(self) -> None:
         """If the store lives in this process, keep it until the others have read it."""
-        end = time.monotonic() + 2 * GRACE_SECONDS + LATE_SECONDS
+        end = time.monotonic() + 2 * GRACE_SECONDS
         if self.place.rank == 0 and not self.agent:
             while self._mine.add(SEEN, 0) < self.place.count - 1 and time.monotonic() < end:
                 time.sleep(0.1)
