@@ -43,7 +43,7 @@ sys.exit(main())
 
 
 def tiny(**more):
-    return {**dict(word[2:].split("=") for word in TINY), **more}
+    return {**dict(word[2:].split("=") for word in TINY), "method.scales": [1, 2], **more}
 
 
 def torchrun(*words: str) -> subprocess.Popen:
