@@ -14,6 +14,7 @@ from mcl.config.bench import BenchSettings
 from mcl.config.pretrain import MethodSettings
 from mcl.data.random import STREAM_VIEWS, STREAM_WEIGHTS, generator_for, seeded
 from mcl.data.views import VIEWS
+from mcl.engine.gradients import GradientAverage
 from mcl.engine.optim import apply_gradients, build_optimizer, set_lr
 from mcl.errors import RunFailed
 from mcl.methods.mcl import Mcl
@@ -48,12 +49,13 @@ class TrainingStep:
         self.optimizer = build_optimizer(self.method.trained, settings.optim, settings.batch)
         set_lr(self.optimizer, SMALL_LR)
         self.batch = random_batch(settings, device)
+        self.average: GradientAverage | None = None
         self.step = 0
 
     def __call__(self) -> None:
         """One step, as ``mcl pretrain`` does it."""
         loss, _ = self.method.loss(self.batch, self.step)
-        apply_gradients(loss, self.optimizer, self.settings.optim.clip_norm)
+        apply_gradients(loss, self.optimizer, self.settings.optim.clip_norm, self.average)
         self.method.after_update(self.step, TOTAL_STEPS)
         self.step += 1
 
