@@ -61,7 +61,7 @@ def photos(tmp_path_factory) -> Path:
 
 
 def test_torchrun_stopped_by_a_signal_goes_on_with_one_process(photos, tmp_path):
-    run, steps = tmp_path / "run", 40
+    run, steps = tmp_path / "run", 20
     words = ["pretrain", *TINY, f"--data={photos}", f"--out={run}", f"--schedule.steps={steps}"]
     process = torchrun("-m", "mcl", *words)
     metrics = run / "metrics.jsonl"
@@ -73,8 +73,8 @@ def test_torchrun_stopped_by_a_signal_goes_on_with_one_process(photos, tmp_path)
     out, errors = process.communicate(timeout=120)
     stopped = torch.load(run / "checkpoints/last.pt", weights_only=True)
     assert errors.count("mcl: error: stopped by SIGTERM") == 1 and f"at step {stopped['step']};" in errors
-    assert out.count("24 images, 40 steps of 8, each of 2 processes 4") == 1
-    assert out.count(f"pretrain {stopped['step']}/40") == 1
+    assert out.count("24 images, 20 steps of 8, each of 2 processes 4") == 1
+    assert out.count(f"pretrain {stopped['step']}/20") == 1
     assert logged(metrics) == list(range(1, stopped["step"] + 1)) and stopped["step"] < steps
 
     mcl.pretrain(out=run, data=photos, resume=True, **tiny(**{"schedule.steps": steps}))
