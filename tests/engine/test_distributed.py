@@ -158,15 +158,17 @@ def test_alone_nothing_is_exchanged():
 
 
 def fail(how: str) -> None:
-    """Rank 1 fails while rank 0 waits for it."""
-    if rank() == 1:
+    """Rank 1 (or with ``main``, rank 0) fails while the other waits for it."""
+    if how == "main" and rank() == 0:
+        os.kill(os.getpid(), 9)
+    if how != "main" and rank() == 1:
         if how == "killed":
             os.kill(os.getpid(), 9)
         raise {"user": UserError("a bad value"), "failed": RunFailed("loss is nan"), "bug": KeyError("x")}[how]
     distributed.wait_for_all()
 
 
-@pytest.mark.parametrize(("how", "codes"), [("user", (2, 2)), ("failed", (3, 3)), ("bug", (1, 1)), ("killed", (3, -9))])
+@pytest.mark.parametrize(("how", "codes"), [("user", (2, 2)), ("failed", (3, 3)), ("bug", (1, 1)), ("killed", (3, -9)), ("main", (-9, 3))])
 @pytest.mark.parametrize("names", [slurm_names], ids=["slurm"])  # no launcher that would help
 def test_a_rank_that_fails_ends_all(capfd, names, how, codes):
     started = time.monotonic()
@@ -177,5 +179,5 @@ def test_a_rank_that_fails_ends_all(capfd, names, how, codes):
     assert time.monotonic() - started < 30
     errors = capfd.readouterr().err
     words = {"user": "rank 1 of 2: a bad value", "failed": "rank 1 of 2: loss is nan", "bug": "KeyError: 'x'"}
-    words["killed"] = "another process of this run died without a message"
+    words["killed"] = words["main"] = "another process of this run died without a message"
     assert errors.count(words[how]) == 1 and errors.count("Traceback") == 1, errors

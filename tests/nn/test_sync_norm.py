@@ -59,7 +59,22 @@ def on_a_rank() -> dict[str, dict[str, torch.Tensor]]:
     inputs, factors = joined_batch("2d")
     own = slice(0, 8) if rank() == 0 else slice(0, 0)
     found["empty"] = twice(empty, inputs[own], factors[own])
+    check_half_precision()
     return found
+
+
+def check_half_precision() -> None:
+    """Under autocast a norm gets bf16, keeps its statistics in fp32 and gives bf16, as torch's does."""
+    norm, twin = synchronise_norms(norm_of("2d").float(), "cpu"), norm_of("2d").float()
+    inputs = joined_batch("2d")[0].bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        own, theirs = inputs.clone().requires_grad_(), inputs.clone().requires_grad_()
+        normed, expected = norm(own), twin(theirs)  # the same inputs on both processes: the same statistics
+    assert normed.dtype == expected.dtype and norm[0].running_var.dtype == torch.float32
+    normed.float().square().sum().backward(), expected.float().square().sum().backward()
+    torch.testing.assert_close(normed, expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(norm[0].weight.grad, twin[0].weight.grad, rtol=0.02, atol=0.2)
+    assert own.grad.dtype == torch.bfloat16
 
 
 def test_everything_equals_batchnorm_on_the_joined_batch():

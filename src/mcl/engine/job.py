@@ -24,7 +24,7 @@ from mcl.engine.launch import Place, find_place
 from mcl.engine.logging import console
 from mcl.errors import Interrupted, RunFailed, UserError
 
-FAILED, SEEN = "failed", "seen"
+HERE, FAILED, SEEN = "here", "failed", "seen"
 MEET_SECONDS, EXCHANGE_SECONDS = 300, 3600
 LOOK_SECONDS, GRACE_SECONDS = 0.5, 1.5
 LOST_SECONDS = 20  # how long the store may be out of reach before its process counts as dead
@@ -108,6 +108,18 @@ class _Board:
                 f"rank {place.rank} of {place.count} finds no rank 0 at {place.address}:{place.port}: {_short(error)}"
             ) from None
 
+    def wait_for_everyone(self) -> None:
+        """Until all processes have started."""
+        end, there = time.monotonic() + MEET_SECONDS, self._mine.add(HERE, 1)
+        while there < self.place.count:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"rank {self.place.rank} of {self.place.count}: only {there} processes have come within "
+                    f"{MEET_SECONDS} s; were all of them started with the same address and port?"
+                )
+            time.sleep(0.05)
+            there = self._mine.add(HERE, 0)
+
     def claim(self, exit_code: int) -> bool:
         """Say that this process failed; whether it is the first."""
         mine = json.dumps({"rank": self.place.rank, "exit_code": exit_code})
@@ -167,6 +179,7 @@ def _passed(since: float) -> bool:
 
 def _start(place: Place, board: _Board, device_type: str) -> None:
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+    board.wait_for_everyone()
     try:
         dist.init_process_group(
             backend, store=board.exchange, rank=place.rank, world_size=place.count,
@@ -181,12 +194,11 @@ def _told(error: BaseException, place: Place, board: _Board, watch: _Watch) -> B
     code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
     broken = isinstance(error, RuntimeError) and _is_connection(error)
     try:
+        first = None
         if broken:  # by a process whose message may be on its way
-            first = board.failure_soon(LATE_SECONDS)
             error = RunFailed(f"another process of this run died without a message ({_short(error)})")
             code = error.exit_code
-        else:
-            first = None
+            first = board.failure_soon(LATE_SECONDS)
         if first or not board.claim(code):
             code = board.failure()["exit_code"]
             board.seen()
@@ -194,8 +206,8 @@ def _told(error: BaseException, place: Place, board: _Board, watch: _Watch) -> B
             os._exit(code)
         watch.stop()
         board.wait_until_seen()
-    except (RuntimeError, OSError):  # the store is gone, and rank 0 with it
-        if place.rank > 0:
+    except (RuntimeError, OSError):  # the store is gone, and rank 0 with it: one of the others has to tell it
+        if place.rank > 1:
             os._exit(code)
     if isinstance(error, UserError) and place.rank > 0:
         error.args = (f"rank {place.rank} of {place.count}: {error}",)
