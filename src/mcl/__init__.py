@@ -14,6 +14,7 @@ from typing import Any
 
 # Before torch: see cli.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 __all__ = [
     "bench_data", "bench_loop", "bench_scale", "bench_step",

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 
-# Waiting OpenMP threads sleep instead of spinning: loader processes and other runs need the cores. Must be set
-# before torch is imported.
+# Must be set before torch is imported. Waiting OpenMP threads sleep instead of spinning: loader processes and other
+# runs need the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# torch's own lines about connections that break, beside our one that says why.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from mcl.run.commands import COMMANDS  # noqa: E402
 
@@ -17,7 +20,7 @@ from mcl.run.commands import COMMANDS  # noqa: E402
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``mcl``; returns the exit code (2 for a mistake in the input)."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    from mcl.errors import UserError, printable
+    from mcl.errors import UserError
 
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
@@ -39,11 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(result["message"])
         return 0
     except UserError as error:
-        print("\n".join(map(printable, f"mcl: error: {error}".splitlines())), file=sys.stderr)
-        return error.exit_code
+        _tell(error)
+        return _leave(error.exit_code)
     except KeyboardInterrupt:
         print("mcl: stopped", file=sys.stderr)
-        return 130
+        return _leave(130)
     except BrokenPipeError:
         _forget_stdout()
         return 141
@@ -56,6 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _forget_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell(error: Exception) -> None:
+    """Print an error; of settings that every process of a run finds wrong, rank 0 alone does."""
+    from mcl.engine.launch import rank_by_environment
+    from mcl.errors import printable
+
+    if rank_by_environment() == 0 or "mcl.engine.job" in sys.modules:
+        print("\n".join(map(printable, f"mcl: error: {error}".splitlines())), file=sys.stderr, flush=True)
+    else:
+        time.sleep(3)  # a launcher ends all processes with the first: rank 0 must have told it by then
+
+
+def _leave(exit_code: int) -> int:
+    job = sys.modules.get("mcl.engine.job")
+    return job.leave(exit_code) if job else exit_code
 
 
 def _command(argv: list[str]) -> tuple[str, list[str]]:

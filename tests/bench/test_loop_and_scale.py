@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from mcl.bench.overhead import CHECKPOINT, DATA, LOGGING, LOOP, OTHER, STEP, loop_shares
+from mcl.bench.processes import measure_rank
 from mcl.bench.scale import Counted, Wires, model_step
 from mcl.bench.stopwatch import Event, Stopwatch
 from mcl.config.base import from_values
@@ -14,6 +15,7 @@ from mcl.config.bench import BenchLoopSettings, BenchScaleSettings
 from mcl.errors import RunFailed, UserError
 from mcl.run import pretrain
 from mcl.run.bench import bench_loop, bench_scale
+from ranks import on_ranks
 
 TINY = {
     "batch": 4, "image_size": 32, "model.backbone": "test_resnet", "model.pyramid_channels": 16, "model.hidden": 32,
@@ -94,3 +96,12 @@ def test_the_table_counts_each_batch_and_refuses_too_many_gpus():
     assert one["target_bytes"] == 4 * 2 * 8 * 16 and one["norm_calls_online"] > one["norm_calls_target"] > 0
     with pytest.raises(UserError, match="--per_gpu"):
         bench_scale(from_values(BenchScaleSettings, {**given, "gpus": [8]}))
+
+
+def test_steps_on_two_processes_are_timed():
+    given = {**TINY, "recipe": None, "measure": [2], "measure_steps": 2, "loop.device": "cpu"}
+    first, second = on_ranks(2, measure_rank, from_values(BenchScaleSettings, given))
+    assert (first["processes"], first["share"]) == (2, 2) and first["step"] == second["step"]
+    assert 0 < first["exchange"] < 1
+    assert first["calls"] > 20  # two for nearly every norm of the online network, in every view
+    assert first["images_per_second"] == pytest.approx(4 / first["step"] * 1e3)

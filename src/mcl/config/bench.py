@@ -12,7 +12,7 @@ from mcl.config.pretrain import PretrainSettings
 
 # What a recipe may hold, taken from ``pretrain`` so that its types, defaults and texts are there once.
 RECIPE_FIELDS = (
-    "recipe", "config", "seed", "batch", "image_size", "model", "method", "views", "optim", "schedule", "loop",
+    "recipe", "config", "seed", "batch", "accumulate", "image_size", "model", "method", "views", "optim", "schedule", "loop",
 )  # fmt: skip
 _Recipe = create_model(
     "_Recipe",
@@ -83,9 +83,13 @@ class BenchLoopSettings(BenchSettings):
 
 
 class BenchScaleSettings(BenchSettings):
-    """Cost model of training on many GPUs, computed from counted FLOPs and bytes; nothing is measured."""
+    """Cost model of training on many GPUs, computed from counted FLOPs and bytes; or processes here, measured."""
 
     recipe: str | None = Field("mcl-r50-imagenet", description="Shipped settings to start from.")
+    measure: list[Annotated[int, Field(ge=1, le=64)]] = Field(
+        [], description="Instead: time steps of the recipe's batch on these numbers of processes of this machine."
+    )
+    measure_steps: int = Field(5, ge=1, description="Timed steps of each number of processes.")
     gpus: list[Annotated[int, Field(ge=1)]] = Field([8, 16, 32, 64, 128, 256], description="Numbers of GPUs.")
     per_gpu: int | None = Field(None, ge=2, description="Images a GPU and step; none: batch / gpus.")
     images: int = Field(

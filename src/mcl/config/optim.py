@@ -81,5 +81,17 @@ class LoopSettings(Section):
     channels_last: bool = Field(
         True, description="NHWC memory format of convolutions (precision=auto tries the other too)."
     )
+    activation_checkpointing: bool = Field(
+        False,
+        description="Pre-training: keep only the inputs of the backbone's blocks for backward, and compute the rest "
+        "again: less memory, about a third more work, the same result.",
+    )
+    compile: bool = Field(
+        False,
+        description="Pre-training: torch.compile backbone and head; if that fails, the run says why and goes on without.",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; none: as torch chooses.")
+    sync_bn: bool = Field(
+        True, description="With several processes: BatchNorm statistics of the joint batch; false: each its own."
+    )
     tensorboard: bool = Field(True, description="Write TensorBoard events beside metrics.jsonl.")

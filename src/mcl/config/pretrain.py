@@ -148,6 +148,12 @@ class PretrainSettings(Command):
     )
     seed: int = Field(0, ge=0, lt=2**62, description="Seed of everything random.")
     batch: int = Field(128, ge=2, description="Images a step.")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Micro-batches that a process computes its images in, one after the other, to need less memory; "
+        "targets are those of the whole batch, BatchNorm statistics those of a micro-batch.",
+    )
     image_size: int = Field(
         224, ge=32, multiple_of=32, description="Side of full-size images and montages in pixels."
     )

@@ -19,10 +19,29 @@ def steps_per_epoch(images: int, batch: int) -> int:
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Yields for every step from ``start_step`` on a list of ``batch`` pairs (epoch, image index)."""
+    """Yields for every step from ``start_step`` on a list of pairs (epoch, image index).
 
-    def __init__(self, images: int, batch: int, seed: int, start_step: int, total_steps: int) -> None:
+    Every process gets its slice of the step's global batch, so the order does not depend on their number.
+
+    Args:
+        images: in the data set.
+        batch: images a step, of all processes together.
+        rank, processes: whose slice; ``processes`` divides ``batch``.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        batch: int,
+        seed: int,
+        start_step: int,
+        total_steps: int,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
         self.images, self.batch, self.seed = images, batch, seed
+        self.share = batch // processes
+        self.first = rank * self.share
         self.start_step, self.total_steps = start_step, total_steps
 
     def __len__(self) -> int:
@@ -35,8 +54,8 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             if epoch != order_epoch:
                 generator = generator_for(STREAM_ORDER, self.seed, epoch)
                 order, order_epoch = torch.randperm(self.images, generator=generator).tolist(), epoch
-            first = position * self.batch
-            yield [(epoch, order[i % self.images]) for i in range(first, first + self.batch)]
+            first = position * self.batch + self.first
+            yield [(epoch, order[i % self.images]) for i in range(first, first + self.share)]
 
 
 def step_batches(
@@ -48,15 +67,18 @@ def step_batches(
     workers: int,
     collate: Callable[[Sequence[Any]], Any] | None = None,
     pin_memory: bool = False,
+    rank: int = 0,
+    processes: int = 1,
 ) -> Iterator[Any]:
     """Batches of steps ``start_step .. total_steps - 1``; ``dataset[(epoch, index)]`` makes one sample.
 
     Args:
         dataset: map-style; its items depend on (epoch, index) alone.
-        batch: images a step, >= 1.
-        workers: processes; each is held to one thread, for the training needs the cores.
+        batch: images a step, >= 1, of all training processes together.
+        rank, processes: of training; each gets its slice of every batch.
+        workers: loader processes; each is held to one thread, for the training needs the cores.
     """
-    sampler = StepSampler(len(dataset), batch, seed, start_step, total_steps)
+    sampler = StepSampler(len(dataset), batch, seed, start_step, total_steps, rank, processes)
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,

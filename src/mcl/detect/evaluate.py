@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from faster_coco_eval import COCO
 from faster_coco_eval.core import mask as rle
 from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 from torchvision.models.detection import FasterRCNN
 
 from mcl.data.coco import CocoDetection, collate
 from mcl.data.coco_json import CocoScenes
 from mcl.data.loader import plain_errors
 from mcl.detect.forward import detect, to_canvas
+from mcl.engine.distributed import gather_objects, process_count, rank
 
 # faster-coco-eval's names of COCO's 12 numbers -> ours
 NUMBERS = {
@@ -36,8 +38,11 @@ def predict(
     workers: int,
     device: torch.device,
     tick: Callable[[int], None] = lambda done: None,
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[dict[str, Any]]] | None:
     """Detections of every scene in COCO's results format.
+
+    Several processes take whole batches in turn (a batch decides how far its images are padded, so that the
+    detections are those of a single process), and rank 0 gets them all, in the order of the scenes.
 
     Args:
         dataset: still scenes.
@@ -46,22 +51,31 @@ def predict(
         tick: called with the number of images done after every batch.
 
     Returns:
-        ``{"bbox": [...]}``, and ``"segm"`` with masks as compressed RLE if the detector predicts masks.
+        ``{"bbox": [...]}``, and ``"segm"`` with masks as compressed RLE if the detector predicts masks; none on
+        processes other than rank 0.
     """
     detector.eval()
     ids = {name: i for i, name in dataset.scenes.categories.items()}
     category = [None, *(ids.get(name) for name in names)]
-    results: dict[str, list[dict[str, Any]]] = {"bbox": []}
-    if detector.roi_heads.has_mask():
-        results["segm"] = []
+    kinds = ("bbox", "segm") if detector.roi_heads.has_mask() else ("bbox",)
+    shares = list(BatchSampler(range(len(dataset)), batch, drop_last=False))[rank() :: process_count()]
+    loader = DataLoader(dataset, batch_sampler=shares, num_workers=workers, collate_fn=collate)
+    own: list[dict[str, list[dict[str, Any]]]] = []  # one entry a batch
     done = 0
-    for images, targets in plain_errors(DataLoader(dataset, batch, num_workers=workers, collate_fn=collate)):
+    for images, targets in plain_errors(loader):
+        results: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
         found = detect(detector, to_canvas(detector, images, device), [t["original_size"] for t in targets])
         for target, image_found in zip(targets, found, strict=True):
             _append(results, image_found, dataset.scenes.scenes[target["index"]].id, category)
-        done += len(images)
-        tick(done)
-    return results
+        own.append(results)
+        done += len(images) * process_count()
+        tick(min(done, len(dataset)))
+    everyone = gather_objects(own)
+    if everyone is None:
+        return None
+    # Batch 0 of every process, then batch 1, ...: the order of the scenes.
+    in_order = [found for turn in zip_longest(*everyone) for found in turn if found is not None]
+    return {kind: [result for found in in_order for result in found[kind]] for kind in kinds}
 
 
 def ground_truth(scenes: CocoScenes, masks: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torchvision.models.detection import FasterRCNN
 from mcl.config.optim import OptimSettings
 from mcl.detect.forward import losses_of, to_canvas
 from mcl.detect.frozen import FeatureStore
+from mcl.engine.gradients import GradientAverage
 from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, load_optimizer, set_lr
 
 Batch = tuple[list[Any], list[dict[str, Any]]]
@@ -44,6 +45,7 @@ class DetectorTraining:
         self.frozen, self.store, self.precision = frozen or [], store, precision
         self.clip_norm = optim.clip_norm
         self.optimizer = build_optimizer(detector, optim, batch)
+        self.average = GradientAverage(detector.parameters())
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Learn from one batch; returns loss, its terms, lr and gradient_norm as 0-d tensors."""
@@ -52,7 +54,7 @@ class DetectorTraining:
         set_lr(self.optimizer, lr)
         terms = self.losses(batch)
         loss = sum(terms.values())
-        norm = apply_gradients(loss, self.optimizer, self.clip_norm)
+        norm = apply_gradients(loss, self.optimizer, self.clip_norm, self.average)
         terms = {"loss/" + name.removeprefix("loss_"): term.detach() for name, term in terms.items()}
         return {"loss": loss.detach(), **terms, "lr": torch.tensor(lr), "gradient_norm": norm}
 

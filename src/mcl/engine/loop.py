@@ -23,6 +23,15 @@ from mcl.engine.checkpoint import (
     require_fit,
     save_checkpoint,
 )
+from mcl.engine.distributed import (
+    Agreement,
+    is_main,
+    mean_over_processes,
+    process_count,
+    rank,
+    same_everywhere,
+    wait_for_all,
+)
 from mcl.engine.logging import Display, Metrics, describe, duration, end_time
 from mcl.engine.memory import gpu_share, peak_bytes, usable_cores
 from mcl.engine.run_folder import RunFolder
@@ -98,6 +107,7 @@ def run_loop(
     start_step, before = 0, {"seconds": 0.0, "waited": 0.0}
     if resume:
         start_step, before = _take_back(trainable, folder, total_steps)
+        same_everywhere(start_step, f"the step of {folder.checkpoint}")
     runner = _Runner(
         trainable, folder, settings, watch, total_steps, images_per_step, title, start_step, before, seed
     )
@@ -139,24 +149,28 @@ class _Runner:
         self.pending: list[dict[str, Tensor | float]] = []
         self.watch = Watch(watch, settings.workers, usable_cores())
         self.interval = (self.started, 0.0)  # (start, data wait then) of the steps since the last line
+        self.stop = Agreement()
 
     def run(self, batches: Callable[[int], Iterator[Any]]) -> LoopSummary:
         display = Display(self.title, self.total_steps, self.start_step)
-        metrics = Metrics(self.folder, self.start_step, self.settings.tensorboard)
+        metrics = Metrics(self.folder, self.start_step, self.settings.tensorboard) if is_main() else None
         stream: Iterator[Any] = iter(())
         try:
-            with display, catch_signals() as caught:
+            with display, catch_signals(alone=process_count() == 1) as caught:
                 stream = batches(self.start_step)
                 for step in range(self.start_step, self.total_steps):
-                    self._step(self._next(stream, caught, step), step)
+                    batch = self._next(stream, caught, step)
+                    self.stop.give(caught.number or 0)
+                    self._step(batch, step)
                     self._report(display, metrics, step + 1)
-                    if caught.number:
-                        self._stop(caught.number, step + 1)
+                    if number := self.stop.largest(caught.number or 0):
+                        self._stop(number, step + 1)
                     if (step + 1) % self.settings.checkpoint_every == 0 or step + 1 == self.total_steps:
                         self._save(step + 1, display)
         finally:
             getattr(stream, "close", lambda: None)()
-            metrics.close()
+            if metrics:
+                metrics.close()
         return self._summary()
 
     def _next(self, stream: Iterator[Any], caught: Caught, done: int) -> Any:
@@ -168,7 +182,7 @@ class _Runner:
         except StopWaiting:
             self._stop(caught.number, done)
         except WorkerDied as error:
-            if done:
+            if done and process_count() == 1:  # the others of several are in the middle of a step
                 self._save(done)
             raise RunFailed(
                 f"{error}; last good checkpoint: {self.kept}; continue with --resume, "
@@ -178,14 +192,15 @@ class _Runner:
         return batch
 
     def _step(self, batch: Any, step: int) -> None:
-        torch.manual_seed(seed_for(STREAM_STEP, self.seed, step))
+        own = (rank(),) if rank() else ()  # processes draw different numbers, rank 0 those of a single process
+        torch.manual_seed(seed_for(STREAM_STEP, self.seed, step, *own))
         values = self.trainable.train_step(batch, step)
         self.pending.append(values)
         if torch.is_tensor(values["loss"]) and not values["loss"].is_cuda:
             # On a GPU this would wait for the device in every step: there it is checked when numbers are logged.
             self._check_finite(float(values["loss"]), values, step + 1)
 
-    def _report(self, display: Display, metrics: Metrics, done: int) -> None:
+    def _report(self, display: Display, metrics: Metrics | None, done: int) -> None:
         display.advance(done)
         ran = done - self.start_step
         if ran == FORECAST_STEPS and done < self.total_steps:
@@ -199,7 +214,8 @@ class _Runner:
             return
         values, each = self._averages(done)
         alarms = self.watch.see(done, values, each)
-        metrics.write(done, values, {alarm.kind: alarm.text for alarm in alarms})
+        if metrics:
+            metrics.write(done, values, {alarm.kind: alarm.text for alarm in alarms})
         display.log(done, describe(values, (self.total_steps - done) * self.seconds / ran))
         for alarm in alarms:
             display.say(f"warning, step {done}: {alarm.text}", style="yellow")
@@ -216,13 +232,15 @@ class _Runner:
         ]
         values = {name: float(column.mean()) for name, column in zip(names, columns, strict=True)}
         each = {n: c.tolist() for n, c in zip(names, columns, strict=True) if n in ("loss", "gradient_norm")}
-        self._check_finite(values["loss"], values, done)
         started, waited = self.interval
         values["lr"] = float(self.pending[-1]["lr"])
         values["images_per_second"] = steps * self.images_per_step / (now - started)
         values["data_wait"] = (self.waited - waited) / (now - started)
         if (share := gpu_share()) is not None:
             values["gpu_memory"] = share
+        joint = mean_over_processes(torch.tensor(list(values.values()), dtype=torch.float64))
+        values = dict(zip(values, joint.tolist(), strict=True))
+        self._check_finite(values["loss"], values, done)
         self.pending, self.interval = [], (now, self.waited)
         return values, each
 
@@ -249,13 +267,14 @@ class _Runner:
             "seconds": self.seconds + self.before["seconds"],
             "waited": self.waited + self.before["waited"],
         }
-        state = self.trainable.state_dict()
+        state = self.trainable.state_dict()  # on every process: it may exchange something
         # The loss tells a step later that an update spoilt the weights; by then they would be in the checkpoint.
         if bad := first_not_finite(state):
             self._refuse(f"{bad} is not finite after step {done}")
         content = {"kind": self.title, "config": self.config, "step": done, "cost": cost, "state": state}
         try:
-            save_checkpoint(self.folder.checkpoint, content)
+            if is_main():
+                save_checkpoint(self.folder.checkpoint, content)
         except CheckpointFailed as error:
             if display is None or done == self.total_steps or self.settings.on_checkpoint_error == "stop":
                 raise
@@ -266,6 +285,7 @@ class _Runner:
     def _stop(self, signal_number: int, done: int) -> NoReturn:
         if done:
             self._save(done)
+        wait_for_all()  # a launcher may kill the others as soon as one has left
         name = signal.Signals(signal_number).name
         how = "continue with --resume" if done else "before the first one, so there is nothing to resume"
         raise Interrupted(f"stopped by {name} at step {done}; {how}", signal_number)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mcl.config.optim import OptimSettings, ScheduleSettings
+from mcl.engine.gradients import GradientAverage
 from mcl.errors import UserError
 
 
@@ -155,9 +156,18 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def apply_gradients(loss: Tensor, optimizer: torch.optim.Optimizer, clip_norm: float | None) -> Tensor:
-    """Backward, clip the global norm, step, zero; returns the norm before clipping (0-d)."""
+def apply_gradients(
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    clip_norm: float | None,
+    average: GradientAverage | None = None,
+) -> Tensor:
+    """Backward, average over processes, clip the global norm, step, zero; returns the norm before clipping (0-d)."""
+    if average is not None:
+        average.start()
     loss.backward()
+    if average is not None:
+        average.finish()
     params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(params, clip_norm if clip_norm is not None else math.inf)
     optimizer.step()

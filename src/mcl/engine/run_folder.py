@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mcl.engine.distributed import is_main, wait_for_all
 from mcl.engine.lock import NAME as LOCK
 from mcl.engine.lock import FolderLock
 from mcl.errors import UserError
@@ -127,3 +128,18 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> Path:
         """Write ``content`` as indented JSON."""
         return self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+class UnwrittenFolder(RunFolder):
+    """A run's folder as processes other than rank 0 have it: they read from it and write nothing."""
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Nothing is written."""
+        return self.path / name
+
+
+def open_run_folder(path: Path | str, resume: bool = False, overwrite: bool = False) -> RunFolder:
+    """``RunFolder.open`` on rank 0; the other processes get the folder when that is done."""
+    folder = RunFolder.open(path, resume, overwrite) if is_main() else UnwrittenFolder(Path(path))
+    wait_for_all()
+    return folder

@@ -15,9 +15,15 @@ class StopWaiting(BaseException):
 
 
 class Caught:
-    """The first signal that came, if any."""
+    """The first signal that came, if any.
 
-    def __init__(self) -> None:
+    Args:
+        alone: False for one of several processes: they stop together, after a step; and a signal that comes again
+            does not kill, for launchers pass on what the terminal has sent already.
+    """
+
+    def __init__(self, alone: bool = True) -> None:
+        self.alone = alone
         self.number: int | None = None
         self._waiting = False
 
@@ -26,7 +32,7 @@ class Caught:
         """Inside, a signal raises ``StopWaiting`` at once: storage may hang, and nothing is lost by leaving."""
         self._waiting = True
         try:
-            if self.number:
+            if self.number and self.alone:
                 raise StopWaiting
             yield
         finally:
@@ -35,15 +41,17 @@ class Caught:
     def note(self, number: int, _frame: object) -> None:
         """The handler: remember the signal; the same one again has its usual effect."""
         first, self.number = self.number is None, self.number or number
+        if not self.alone:
+            return
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
         if first and self._waiting:
             raise StopWaiting
 
 
 @contextmanager
-def catch_signals() -> Iterator[Caught]:
-    """Collect the signals in ``STOPPING``; the same one a second time kills."""
-    caught = Caught()
+def catch_signals(alone: bool = True) -> Iterator[Caught]:
+    """Collect the signals in ``STOPPING``; the same one a second time kills (``alone``: see ``Caught``)."""
+    caught = Caught(alone)
     try:
         previous = {number: signal.signal(number, caught.note) for number in STOPPING}
     except ValueError:  # not in the main thread: signals are the caller's

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,16 +24,26 @@ class Method(nn.Module):
 
     @property
     @abstractmethod
+    def trunks(self) -> list[Trunk]:
+        """Every trunk that computes in a step: the online one first, then targets."""
+
+    @property
+    @abstractmethod
     def trained(self) -> nn.Module:
         """The modules whose parameters the optimizer gets."""
 
-    @abstractmethod
     def loss(self, batch: Mapping[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """A batch of ``collate_tiles`` -> (0-d loss, numbers to log).
+        """A batch of ``collate_tiles`` -> (0-d loss, numbers to log), all at once."""
+        return next(iter(self.losses(batch, step)))
 
-        Numbers under these names are watched (``mcl.engine.watch``): ``spread`` of the embeddings (1 spread out,
-        0 collapsed), their ``rank`` (directions they use), ``accuracy/<level>`` of each level's own task, and
-        ``chance``, what guessing would reach.
+    @abstractmethod
+    def losses(
+        self, batch: Mapping[str, Any], step: int, parts: int = 1
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """The loss of a batch in ``parts`` micro-batches, for what does not fit in memory at once.
+
+        Call backward on each before asking for the next. Losses and gradients add up to the batch's, but for
+        statistics of BatchNorms, which are each micro-batch's own. Numbers are to be averaged.
         """
 
     @abstractmethod

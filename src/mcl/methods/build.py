@@ -10,7 +10,9 @@ import torch
 from mcl.config.optim import LoopSettings, OptimSettings
 from mcl.config.pretrain import MethodSettings, ModelSettings
 from mcl.data.random import STREAM_WEIGHTS, seeded
+from mcl.errors import UserError
 from mcl.methods.mcl import Mcl
+from mcl.nn.recompute import recompute_blocks
 from mcl.nn.trunk import Trunk, TrunkSpec
 
 
@@ -19,6 +21,7 @@ class Recipe(Protocol):
 
     seed: int
     batch: int
+    accumulate: int
     image_size: int
     model: ModelSettings
     method: MethodSettings
@@ -41,7 +44,8 @@ def build_method(
         fill: puts weights from elsewhere into the trunk, before the target is copied from it.
 
     Raises:
-        UserError: a backbone that timm does not have or that has no features at strides 4, 8, 16, 32.
+        UserError: a backbone that timm does not have, that has no features at strides 4, 8, 16, 32, or whose blocks
+            are not known where ``loop.activation_checkpointing`` needs them.
     """
     model, loop = settings.model, settings.loop
     spec = TrunkSpec(model.backbone, model.pyramid_channels, model.head_convs, settings.image_size)
@@ -51,6 +55,8 @@ def build_method(
         built = Mcl(
             trunk, model, method or settings.method, settings.seed, loop.precision, loop.channels_last
         )
+    if loop.activation_checkpointing and not recompute_blocks(trunk.backbone.body):
+        raise UserError(f"--loop.activation_checkpointing: does not know the blocks of {model.backbone}")
     return to_layout(built, loop.channels_last)
 
 

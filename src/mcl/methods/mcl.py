@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from mcl.config.pretrain import MethodSettings, ModelSettings
 from mcl.data.random import STREAM_MONTAGE, generator_for
 from mcl.data.views import VIEWS
+from mcl.engine.distributed import rank
 from mcl.methods.base import Method
+from mcl.methods.parts import Part, Targets, gather_over_processes, join_targets, split_batch
 from mcl.nn.encoder import Encoder, Layout
 from mcl.nn.heads import build_predictor
 from mcl.nn.momentum import make_target, momentum_at, move_target
@@ -54,27 +57,51 @@ class Mcl(Method):
         return self.online["encoder"].trunk
 
     @property
+    def trunks(self) -> list[Trunk]:
+        return [self.trunk, self.target.trunk]
+
+    @property
     def trained(self) -> nn.Module:
         return self.online
 
-    def loss(self, batch: Mapping[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        device = next(self.parameters()).device
-        size = len(batch["index"])
-        shuffles, canvases = {}, {}
-        for view in VIEWS:
-            shuffles[view] = self.draw_shuffle(size, step, view)
-            tiles = {s: tile.to(device, non_blocking=True) for s, tile in batch["tiles"][view].items()}
-            spec = self.trunk.spec
-            canvases[view] = assemble(
-                tiles, shuffles[view], spec.mean, spec.std, channels_last=self.channels_last
-            )
-        levels, health = self.compare(canvases, shuffles)
-        loss = total_loss(list(levels.values()))
-        return loss, self._numbers(levels, health)
+    def losses(
+        self, batch: Mapping[str, Any], step: int, parts: int = 1
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        first = rank() * parts
+        pieces = {first + i: piece for i, piece in enumerate(split_batch(batch, parts))}
+        # Targets of the whole batch first: they need no gradient, and every tile is compared with all of them.
+        drawn, own = [], []
+        for number, piece in pieces.items():
+            part = self.draw_part(piece, step, number)
+            own.append(self.part_targets(part))
+            drawn.append(part if parts == 1 else replace(part, canvases={}))  # or all would be in memory at once
+        targets, health = self._everyones(own)
+        for part in drawn:
+            whole = part if part.canvases else self.draw_part(pieces[part.number], step, part.number)
+            levels = self.part_levels(whole, targets)
+            yield total_loss(list(levels.values())) / parts, self._numbers(levels, health)
 
     def montages(self, batch: int) -> dict[int, int]:
         """scale -> number of montages of a view, for a batch on this process."""
         return count_montages(batch, self.scales, self.settings.repeats, self.settings.montages)
+
+    def draw_part(self, batch: Mapping[str, Any], step: int, number: int) -> Part:
+        """Draw the montages of one part of the global batch and lay its tiles into canvases.
+
+        Args:
+            batch: of ``collate_tiles``: the part's images.
+            step: of the run.
+            number: of the part; with one part a process, its rank.
+        """
+        device, spec = next(self.parameters()).device, self.trunk.spec
+        shuffles, canvases = {}, {}
+        for view in VIEWS:
+            shuffles[view] = self.draw_shuffle(len(batch["index"]), step, view, number)
+            tiles = {s: tile.to(device, non_blocking=True) for s, tile in batch["tiles"][view].items()}
+            canvases[view] = assemble(
+                tiles, shuffles[view], spec.mean, spec.std, channels_last=self.channels_last
+            )
+        return Part(canvases, shuffles, number)
 
     def draw_shuffle(self, batch: int, step: int, view: int, rank: int = 0) -> Shuffle:
         """Which image is on which tile: a function of (seed, step, rank, view, scale)."""
@@ -91,31 +118,54 @@ class Mcl(Method):
     def compare(
         self, canvases: Mapping[int, Tensor], shuffles: Mapping[int, Shuffle]
     ) -> tuple[dict[tuple[int, int], LevelLoss], dict[str, Tensor]]:
-        """Losses of every (view, scale), and ``spread`` and ``rank`` of the target embeddings.
+        """Losses of every (view, scale) on this process, and ``spread`` and ``rank`` of all target embeddings.
+
+        Their mean over the processes is the loss of the joint batch, and so is the mean of their gradients.
 
         Args:
             canvases: view -> (B, 3, S, S) in the order of ``assemble``.
             shuffles: view -> image of each tile.
         """
-        layout = self._layout(shuffles[VIEWS[0]])
-        device_type = canvases[VIEWS[0]].device.type
-        with torch.autocast(device_type, torch.bfloat16, enabled=self.precision == "bf16"):
-            targets = {view: self.target_embeddings(canvases[view], layout) for view in VIEWS}
-            predictions = {view: self.predictions(canvases[view], layout) for view in VIEWS}
+        part = Part(canvases, shuffles, rank())
+        targets, health = self._everyones([self.part_targets(part)])
+        return self.part_levels(part, targets), health
+
+    def part_targets(self, part: Part) -> dict[int, Targets]:
+        """view -> the part's own target embeddings, labelled by image over all parts."""
+        found = {}
+        with self._autocast(part):
+            for view in VIEWS:
+                embeddings = self.target_embeddings(part.canvases[view], self._layout(part.shuffles[view]))
+                labels = {scale: part.labels(view, scale).to(e.device) for scale, e in embeddings.items()}
+                found[view] = Targets(embeddings, labels)
+        return found
+
+    def part_levels(
+        self, part: Part, targets: Mapping[int, Targets]
+    ) -> dict[tuple[int, int], LevelLoss]:
+        """(view, scale) -> the loss of the part's tiles against the targets of all parts.
+
+        Parts have equally many tiles of a scale, and each tile finds its image among the targets (its own scale's
+        tiles show the same images in both views), so the mean over parts is the joint batch's loss.
+
+        Args:
+            part: whose tiles the online network predicts.
+            targets: view -> targets of all parts.
+        """
+        with self._autocast(part):
+            predictions = {
+                view: self.predictions(part.canvases[view], self._layout(part.shuffles[view]))
+                for view in VIEWS
+            }
         levels = {}
-        for view, other in zip(VIEWS, reversed(VIEWS), strict=True):
+        for view in VIEWS:
             for scale in self.scales:
-                levels[view, scale] = self._level_loss(
-                    scale, predictions[view], shuffles[view], targets[other], shuffles[other]
-                )
-        measures = {"spread": embedding_spread}
-        if len(targets[VIEWS[0]][1]) >= LEAST_IMAGES:
-            measures["rank"] = embedding_rank
-        health = {
-            name: torch.stack([measure(targets[view][1]) for view in VIEWS]).mean()
-            for name, measure in measures.items()
-        }
-        return levels, health
+                embeddings, labels = self._wanted(targets[_other(view)], scale)
+                levels[view, scale] = contrast(
+                    predictions[view][scale], part.labels(view, scale).to(embeddings.device), embeddings, labels,
+                    self.settings.temperature, self.weights[scale],
+                )  # fmt: skip
+        return levels
 
     def predictions(self, canvases: Tensor, layout: Layout) -> dict[int, Tensor]:
         """scale -> (tiles, E): the online network's prediction for every tile, not normalised."""
@@ -151,21 +201,29 @@ class Mcl(Method):
             self.target, self.online["encoder"], momentum_at(step, total_steps, self.settings.momentum)
         )
 
-    def _level_loss(
-        self,
-        scale: int,
-        predictions: Mapping[int, Tensor],
-        shuffle: Shuffle,
-        targets: Mapping[int, Tensor],
-        other: Shuffle,
-    ) -> LevelLoss:
-        wanted = target_scales(self.settings.assignment, scale, self.scales)
-        embeddings, labels = gather_targets(targets, other.labels, wanted)
-        device = embeddings.device
-        return contrast(
-            predictions[scale], shuffle.labels[scale].to(device), embeddings, labels.to(device),
-            self.settings.temperature, self.weights[scale],
-        )  # fmt: skip
+    def _everyones(
+        self, own: Sequence[Mapping[int, Targets]]
+    ) -> tuple[dict[int, Targets], dict[str, Tensor]]:
+        """Everyone's targets, with which this process's parts are compared; and how far they are from a collapse."""
+        targets = gather_over_processes(join_targets(own))
+        full_size = [targets[view].embeddings[1] for view in VIEWS]
+        measures = {"spread": embedding_spread}
+        if len(full_size[0]) >= LEAST_IMAGES:
+            measures["rank"] = embedding_rank
+        health = {
+            name: torch.stack([measure(embeddings) for embeddings in full_size]).mean()
+            for name, measure in measures.items()
+        }
+        return targets, health
+
+    def _wanted(self, targets: Targets, scale: int) -> tuple[Tensor, Tensor]:
+        """Embeddings and labels of the targets that tiles of ``scale`` are compared with."""
+        scales = target_scales(self.settings.assignment, scale, self.scales)
+        return gather_targets(targets.embeddings, targets.labels, scales)
+
+    def _autocast(self, part: Part) -> torch.autocast:
+        device = part.canvases[VIEWS[0]].device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _predict(self, scale: int, embeddings: Tensor) -> Tensor:
         return self.online["predictors"][str(scale)](embeddings) if self.settings.predictor else embeddings
@@ -192,6 +250,10 @@ def own_windows(embeddings: Tensor, layout: Layout, scale: int) -> Tensor:
     """Of all canvases' windows on a scale's level, those of the scale's own montages: (B * s^2, E) -> (b * s^2, E)."""
     own: Sequence[int] | slice = layout.slice_of(scale)
     return embeddings[own.start * scale**2 : own.stop * scale**2]
+
+
+def _other(view: int) -> int:
+    return VIEWS[1] if view == VIEWS[0] else VIEWS[0]
 
 
 def _at_least_fp32(tensor: Tensor) -> torch.dtype:

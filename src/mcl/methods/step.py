@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 from mcl.config.pretrain import MethodSettings
 from mcl.data.random import STREAM_VIEWS, generator_for
 from mcl.data.views import VIEWS
+from mcl.engine.gradients import GradientAverage
 from mcl.engine.optim import apply_gradients, build_optimizer, set_lr
 from mcl.engine.precision import Format, Trial, formats_for, try_formats, with_format
+from mcl.methods.base import Method
 from mcl.methods.build import Recipe, build_method
 
 TOTAL_STEPS = 1000  # only paces the target's momentum
@@ -28,19 +30,49 @@ class TrainingStep:
         self.optimizer = build_optimizer(self.method.trained, settings.optim, settings.batch)
         set_lr(self.optimizer, SMALL_LR)
         self.batch = random_batch(settings, device)
+        self.average: GradientAverage | None = None
         self.step = 0
 
     def __call__(self) -> None:
         """One step, as ``mcl pretrain`` does it."""
-        loss, _ = self.method.loss(self.batch, self.step)
-        apply_gradients(loss, self.optimizer, self.settings.optim.clip_norm)
+        update(
+            self.method, self.batch, self.step, self.optimizer, self.settings.optim.clip_norm, self.average,
+            self.settings.accumulate,
+        )  # fmt: skip
         self.method.after_update(self.step, TOTAL_STEPS)
         self.step += 1
 
     def gradients_only(self) -> None:
         """Forward and backward."""
-        loss, _ = self.method.loss(self.batch, self.step)
-        loss.backward()
+        for loss, _ in self.method.losses(self.batch, self.step, self.settings.accumulate):
+            loss.backward()
+
+
+def update(
+    method: Method,
+    batch: Mapping[str, Any],
+    step: int,
+    optimizer: torch.optim.Optimizer,
+    clip_norm: float | None,
+    average: GradientAverage | None = None,
+    parts: int = 1,
+) -> dict[str, Tensor]:
+    """Forward and backward of a batch in ``parts`` micro-batches, then one optimizer step; returns numbers to log.
+
+    Args:
+        method: in train mode.
+        batch: of ``collate_tiles``: this process's images, a multiple of ``parts``.
+        average: of gradients over processes.
+    """
+    rows = []
+    for number, (loss, numbers) in enumerate(method.losses(batch, step, parts), start=1):
+        rows.append({"loss": parts * loss.detach(), **numbers})
+        if number < parts:
+            loss.backward()
+        else:
+            norm = apply_gradients(loss, optimizer, clip_norm, average)
+    means = rows[0] if parts == 1 else {k: torch.stack([row[k] for row in rows]).mean() for k in rows[0]}
+    return {**means, "gradient_norm": norm}
 
 
 def random_batch(settings: Recipe, device: torch.device | str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from mcl.bench.loading import decode_rows, decode_table, loader_rows, loader_tab
 from mcl.bench.measure import waiter
 from mcl.bench.overhead import CHECKPOINT, DATA, LOGGING, LOOP, STEP, loop_shares, loop_table
 from mcl.bench.pictures import write_pictures
+from mcl.bench.processes import measured_table
 from mcl.bench.scale import scale_table
 from mcl.bench.stopwatch import Stopwatch
 from mcl.bench.tables import publish
@@ -85,7 +86,9 @@ def bench_loop(settings: BenchLoopSettings) -> dict[str, Any]:
 
 
 def bench_scale(settings: BenchScaleSettings) -> dict[str, Any]:
-    """Compute what a step costs on many GPUs; returns what ``--json`` holds."""
+    """Compute what a step costs on many GPUs, or time it on processes here; returns what ``--json`` holds."""
+    if settings.measure:
+        return publish("processes", [measured_table(settings)], settings)
     table, counted = scale_table(settings)
     return publish("scale", [table], settings, {"counted": counted})
 

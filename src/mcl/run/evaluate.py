@@ -18,9 +18,10 @@ from mcl.data.coco_json import CocoScenes, read_coco
 from mcl.detect.evaluate import coco_numbers, predict
 from mcl.detect.figure import save_detections
 from mcl.detect.saved import DetectorPlan, load_detector
-from mcl.engine.device import prepare_device
+from mcl.engine.device import device_type, prepare_device
+from mcl.engine.job import joined
 from mcl.engine.logging import Display, console
-from mcl.engine.run_folder import CONFIG, RunFolder
+from mcl.engine.run_folder import CONFIG, RunFolder, open_run_folder
 from mcl.errors import UserError
 from mcl.run.guard import guarded
 
@@ -32,21 +33,31 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     Writes ``predictions.bbox.json`` (and ``.segm.json``), ``eval.json``, ``detections.png`` and
     ``summary.json`` to ``settings.out``.
 
+    Started by torchrun or srun, the processes share the images (docs/scale.md).
+
     Returns:
-        What ``summary.json`` holds.
+        What ``summary.json`` holds. (On processes other than rank 0, nothing.)
 
     Raises:
         UserError: bad annotations, no detector there, or no class in common.
     """
+    loop = LoopSettings(device=settings.device, threads=settings.threads)
+    with joined(device_type(loop)):
+        return _evaluate(settings, loop)
+
+
+def _evaluate(settings: EvaluateSettings, loop: LoopSettings) -> dict[str, Any]:
     scenes = read_coco(settings.val, settings.images, settings.max_missing)
-    device = prepare_device(LoopSettings(device=settings.device, threads=settings.threads))
+    device = prepare_device(loop)
     detector, plan = load_detector(settings.detector, settings.score_threshold)
     notes = scenes.notes + check_classes(scenes, plan.names)
-    folder = RunFolder.open(settings.out, overwrite=settings.overwrite)
+    folder = open_run_folder(settings.out, overwrite=settings.overwrite)
     folder.write_text(CONFIG, dump(settings))
     for note in notes:
         console.print(note, markup=False)
     numbers = measure(detector.to(device), plan, scenes, folder, settings.batch, settings.workers, device)
+    if numbers is None:
+        return {}
     summary = {
         "detector": str(settings.detector),
         "val": str(settings.val),
@@ -60,16 +71,18 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 def measure(
     detector: FasterRCNN, plan: DetectorPlan, scenes: CocoScenes, folder: RunFolder, batch: int, workers: int,
     device: torch.device,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any] | None:  # fmt: skip
     """Run the detector on every scene, write predictions, numbers and picture, print the table.
 
     Returns:
-        ``coco_numbers`` with ``seconds`` and ``images``.
+        ``coco_numbers`` with ``seconds`` and ``images``; none on processes other than rank 0.
     """
     started = time.perf_counter()
     still = CocoDetection(scenes, plan.names, plan.framing, masks=False)
     with Display("test", len(scenes.scenes), 0) as display:
         results = predict(detector, still, list(plan.names), batch, workers, device, display.advance)
+    if results is None:
+        return None
     if not scenes.has_masks:
         results.pop("segm", None)
     numbers = coco_numbers(scenes, results)

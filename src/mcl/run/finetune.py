@@ -19,14 +19,17 @@ from mcl.detect.detector import load_trunk_into
 from mcl.detect.finetune import DetectorTraining
 from mcl.detect.frozen import FeatureStore, FrozenScenes, freeze
 from mcl.detect.saved import FILE_NAME, DetectorPlan, save_detector
-from mcl.engine.device import prepare_device
+from mcl.engine.device import device_type, prepare_device
+from mcl.engine.distributed import is_main, main_first, per_process, process_count, rank, take_from_main
+from mcl.engine.job import joined
 from mcl.engine.logging import Display, console, warnings_of
 from mcl.engine.loop import run_loop
 from mcl.engine.optim import Schedule, resolve_length
 from mcl.engine.precision import Format, with_format
-from mcl.engine.run_folder import RunFolder
+from mcl.engine.run_folder import RunFolder, open_run_folder
 from mcl.interop.initial import read_any_trunk
 from mcl.interop.load_report import LoadReport
+from mcl.nn.sync_norm import synchronise_norms
 from mcl.nn.trunk import TrunkSpec
 from mcl.run.evaluate import check_classes, headline, measure, percent
 from mcl.run.guard import guarded
@@ -56,31 +59,47 @@ def finetune(settings: FinetuneSettings) -> dict[str, Any]:
     Writes ``detector.safetensors``, ``predictions.*.json``, ``eval.json``, ``detections.png``,
     ``summary.json`` and the loop's files to ``settings.out``.
 
+    Started by torchrun or srun, the processes share training and testing (docs/scale.md).
+
     Returns:
-        What ``summary.json`` holds: AP, cost, and what was loaded.
+        What ``summary.json`` holds: AP, cost, and what was loaded. (On processes other than rank 0, nothing.)
 
     Raises:
         UserError: bad annotations, a trunk that does not fit, a folder that is not empty.
     """
+    with joined(device_type(settings.loop)):
+        return _finetune(settings)
+
+
+def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
+    per_process(settings.batch)
     started = time.perf_counter()
     train = read_coco(settings.train, settings.images, settings.max_missing)
     val = read_coco(settings.val, settings.val_images or settings.images, settings.max_missing)
     plan, state, told = _plan(settings, train)
     notes = told + train.notes + val.notes + check_classes(val, plan.names)
     device = prepare_device(settings.loop)
-    detector, report = _build(settings, plan, state)
-    folder = RunFolder.open(settings.out, settings.resume, settings.overwrite)
+    detector, report = main_first(lambda: _build(settings, plan, state))
+    folder = open_run_folder(settings.out, settings.resume, settings.overwrite)
     settings = precision_of_run(settings, folder)
     start_or_resume(folder, settings, MAY_DIFFER, TITLE)
     _announce(notes, plan, report)
     settings = _settle(settings, plan, detector, train, folder, device)
-    training, cost = _train(settings, plan, detector.to(device), train, folder, device)
+    take_from_main(detector.to(device))
+    if settings.loop.sync_bn and process_count() > 1:
+        synchronise_norms(detector, device.type)
+    training, cost = _train(settings, plan, detector, train, folder, device)
     if settings.precise_bn_images:
         _precise_norms(training, settings, _dataset(settings, plan, train))
     if training.store:
         training.store.close()
-    save_detector(folder.path / FILE_NAME, detector, plan, {"trunk": settings.trunk, "parts": settings.parts})
+    if is_main():
+        save_detector(
+            folder.path / FILE_NAME, detector, plan, {"trunk": settings.trunk, "parts": settings.parts}
+        )
     numbers = measure(detector, plan, val, folder, settings.test_batch, settings.loop.workers, device)
+    if numbers is None:
+        return {}
     cost["total_seconds"] = round(time.perf_counter() - started, 1)
     summary = {
         "trunk": settings.trunk, "parts": settings.parts if report else "none", "freeze": settings.freeze,
@@ -156,7 +175,7 @@ def _train(
     def batches(start_step: int) -> Iterator[Any]:
         return step_batches(
             source, settings.batch, settings.seed, start_step, total, settings.loop.workers, collate,
-            pin_memory=device.type == "cuda",
+            pin_memory=device.type == "cuda", rank=rank(), processes=process_count(),
         )  # fmt: skip
 
     summary = run_loop(
@@ -176,7 +195,7 @@ def _settle(
     if settings.freeze == "trunk":  # its features are computed once, and the heads alone are no work
         return with_format(settings, Format("fp32", settings.loop.channels_last))
     dataset = _dataset(settings, plan, scenes)
-    batch = collate([dataset[0, i % len(dataset)] for i in range(settings.batch)])
+    batch = collate([dataset[0, i % len(dataset)] for i in range(per_process(settings.batch))])
 
     def build(chosen: Format) -> Callable[[], Any]:
         twin = copy.deepcopy(detector).to(device)
@@ -213,7 +232,7 @@ def _encode_once(
     with Display("features", len(dataset), 0) as display:
         return FeatureStore(
             training.detector, dataset, settings.views.flip > 0, settings.feature_dtype,
-            folder.path / "features.bin", settings.feature_cache_gb, training.device, settings.test_batch,
+            folder.path / f"features{rank() or ''}.bin", settings.feature_cache_gb, training.device, settings.test_batch,
             settings.loop.workers, display.advance,
         )  # fmt: skip
 
@@ -234,7 +253,10 @@ def _recompute(
     frozen: list[torch.nn.Module],
 ) -> int:
     steps = max(1, round(images / settings.batch))
-    batches = step_batches(dataset, settings.batch, settings.seed, 0, steps, settings.loop.workers, collate)
+    batches = step_batches(
+        dataset, settings.batch, settings.seed, 0, steps, settings.loop.workers, collate, rank=rank(),
+        processes=process_count(),
+    )  # fmt: skip
     # Boxes are sampled at random in the heads; the seed makes a resumed run end the same.
     with seeded(STREAM_DETECTION, settings.seed):
         return training.recompute_norms(batches, frozen)

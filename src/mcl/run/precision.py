@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from mcl.config.base import Command, dump
+from mcl.engine.distributed import mean_over_processes
 from mcl.engine.logging import console
 from mcl.engine.memory import reset_peak
 from mcl.engine.precision import Format, formats_for, try_formats, with_format
@@ -46,9 +47,14 @@ def settle_precision(
     """
     if settings.loop.precision != "auto":
         return settings
-    trial = try_formats(build, formats_for(settings.loop.channels_last), device)
+    trial = try_formats(build, formats_for(settings.loop.channels_last), device, agree=_mean)
     reset_peak(device)  # what a run needed shall not count what its trial needed
     console.print(f"precision: {trial}", markup=False)
     settled = with_format(settings, trial.chosen.format)
     folder.write_text(CONFIG, dump(settled))
     return settled
+
+
+def _mean(number: float) -> float:
+    """Of all processes: they must try, and choose, the same."""
+    return float(mean_over_processes(torch.tensor(number, dtype=torch.float64)))

@@ -5,34 +5,50 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
 from mcl.config.pretrain import PretrainSettings
 from mcl.data.loader import step_batches, steps_per_epoch
 from mcl.data.sources import check_readable, find_images, fingerprint
 from mcl.data.views import TileMaker, UnlabeledImages, collate_tiles
-from mcl.engine.device import prepare_device
+from mcl.engine.device import device_type, prepare_device
+from mcl.engine.distributed import (
+    from_main,
+    is_main,
+    main_first,
+    per_process,
+    process_count,
+    rank,
+    same_everywhere,
+    take_from_main,
+)
+from mcl.engine.gradients import GradientAverage
+from mcl.engine.job import joined
 from mcl.engine.logging import console, duration, warnings_of
 from mcl.engine.loop import run_loop
 from mcl.engine.optim import (
     Schedule,
-    apply_gradients,
     build_optimizer,
     load_optimizer,
     resolve_length,
     set_lr,
 )
-from mcl.engine.run_folder import RunFolder
-from mcl.errors import RunFailed, printable
+from mcl.engine.run_folder import open_run_folder
+from mcl.errors import UserError, printable
 from mcl.interop.initial import apply_initial_weights
 from mcl.methods.base import Method
 from mcl.methods.build import build_method, compute_in
 from mcl.methods.mcl import Mcl
-from mcl.methods.step import pretraining_step
+from mcl.methods.step import pretraining_step, update
+from mcl.nn.compiled import compile_trunks
 from mcl.nn.pyramid import LEVELS
+from mcl.nn.sync_norm import synchronise_norms
 from mcl.nn.trunk import FILE_NAME, Trunk, save_trunk
 from mcl.report.montage import draw_montages
 from mcl.run.guard import guarded
 from mcl.run.precision import precision_of_run, settle_precision
 from mcl.run.resume import start_or_resume
+from mcl.run.skipped import Skipped
 
 TITLE = "pretrain"
 # What may change between the parts of a resumed run: it moves or paces things, and trains the same.
@@ -43,22 +59,46 @@ MAY_DIFFER = ("out", "data", "data_root", "data_cache", "recipe", "loop", "watch
 def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     """Pre-train a trunk and export it; returns what ``summary.json`` holds.
 
+    Started by torchrun or srun, the processes share the work (docs/scale.md); rank 0 writes and prints.
+
     Raises:
         UserError: bad settings or data; nothing has been written then.
         RunFailed, Interrupted: see ``run_loop``.
     """
-    paths = find_images(
-        settings.data, settings.data_root, settings.data_cache, settings.data_column,
-        say=lambda line: console.print(line, markup=False),
+    with joined(device_type(settings.loop)):
+        return _pretrain(settings)
+
+
+def _pretrain(settings: PretrainSettings) -> dict[str, Any]:
+    share = per_process(settings.batch)
+    if share % settings.accumulate:
+        raise UserError(
+            f"--accumulate {settings.accumulate}: does not divide the {share} images of a step"
+            + (f" on each of {process_count()} processes" if process_count() > 1 else "")
+        )
+    paths = main_first(
+        lambda: find_images(
+            settings.data, settings.data_root, settings.data_cache, settings.data_column,
+            say=lambda line: console.print(line, markup=False),
+        )
     )  # fmt: skip
-    unreadable = check_readable(paths, settings.max_unreadable, settings.seed, max_pixels=settings.max_pixels)
+    same_everywhere(len(paths), f"the number of images in {settings.data}")
+    unreadable = from_main(
+        lambda: check_readable(paths, settings.max_unreadable, settings.seed, max_pixels=settings.max_pixels)
+    )
     device = prepare_device(settings.loop)
-    method = _build(settings)
-    folder = RunFolder.open(settings.out, settings.resume, settings.overwrite)
+    method = main_first(lambda: _build(settings))
+    folder = open_run_folder(settings.out, settings.resume, settings.overwrite)
     settings = precision_of_run(settings, folder)
     start_or_resume(folder, settings, MAY_DIFFER, TITLE)
-    settings = settle_precision(settings, folder, device, pretraining_step(settings, device))
+    one = settings.model_copy(update={"batch": share})
+    settings = settle_precision(settings, folder, device, pretraining_step(one, device))
     method = compute_in(method, settings.loop).to(device)
+    take_from_main(method)
+    if settings.loop.sync_bn and process_count() > 1:
+        synchronise_norms(method, device.type)
+    if settings.loop.compile:
+        _compile(method, settings, device)
 
     per_epoch = steps_per_epoch(len(paths), settings.batch)
     total, warmup = resolve_length(settings.schedule, per_epoch)
@@ -70,13 +110,14 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         TileMaker(settings.views, settings.method.scales, settings.image_size, settings.seed),
         settings.max_pixels,
     )
-    _say_start(settings, method.montages(settings.batch), len(paths), total, per_epoch)
-    draw_montages(folder.path / "montage.png", *_first_canvases(method, dataset, settings))
+    _say_start(settings, method.montages(share // settings.accumulate), len(paths), total, per_epoch)
+    if is_main():
+        draw_montages(folder.path / "montage.png", *_first_canvases(method, dataset, settings))
 
     def batches(start_step: int) -> Iterator[Any]:
         return step_batches(
             dataset, settings.batch, settings.seed, start_step, total, settings.loop.workers, collate_tiles,
-            pin_memory=device.type == "cuda",
+            pin_memory=device.type == "cuda", rank=rank(), processes=process_count(),
         )  # fmt: skip
 
     cost = run_loop(
@@ -91,11 +132,12 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         "precision": {"precision": settings.loop.precision, "channels_last": settings.loop.channels_last},
         "warnings": warnings_of(folder),
     }
-    metadata = {
-        "method": "mcl", "parts": method.trained_parts, "recipe": settings.recipe, "steps": total,
-        "data_fingerprint": fingerprint(paths), "data_images": len(paths), "cost": cost.as_dict(),
-    }  # fmt: skip
-    save_trunk(folder.path / FILE_NAME, method.trunk, metadata)
+    if is_main():
+        metadata = {
+            "method": "mcl", "parts": method.trained_parts, "recipe": settings.recipe, "steps": total,
+            "data_fingerprint": fingerprint(paths), "data_images": len(paths), "cost": cost.as_dict(),
+        }  # fmt: skip
+        save_trunk(folder.path / FILE_NAME, method.trunk, metadata)
     folder.write_json("summary.json", summary)
     console.print(
         f"pre-trained in {duration(cost.seconds)} ({cost.images:,} images, {cost.images_per_second:.1f} images/s, "
@@ -118,6 +160,7 @@ class Pretraining:
             images,
         )
         self.optimizer = build_optimizer(method.trained, settings.optim, settings.batch)
+        self.average = GradientAverage(method.trained.parameters())
         self.last: dict[str, float] = {}
 
     def train_step(self, batch: Mapping[str, Any], step: int) -> dict[str, Any]:
@@ -125,17 +168,21 @@ class Pretraining:
         self.skipped.add(batch["unreadable"], images_seen=min(self.images, (step + 1) * self.settings.batch))
         lr = self.schedule.lr_at(step)
         set_lr(self.optimizer, lr)
-        loss, numbers = self.method.loss(batch, step)
-        norm = apply_gradients(loss, self.optimizer, self.settings.optim.clip_norm)
+        numbers = update(
+            self.method, batch, step, self.optimizer, self.settings.optim.clip_norm, self.average,
+            self.settings.accumulate,
+        )  # fmt: skip
         self.method.after_update(step, self.schedule.total_steps)
-        return {"loss": loss.detach(), **numbers, "gradient_norm": norm, "lr": lr}
+        return {**numbers, "lr": lr}
 
     def logged(self, values: Mapping[str, float]) -> None:
-        """Keep the newest numbers, for summary.json."""
+        """Keep the newest numbers, for summary.json; tell the other processes what was skipped."""
+        self.skipped.share()
         self.last = dict(values)
 
     def state_dict(self) -> dict[str, Any]:
         """Online, target (with buffers), predictors, optimizer, and the files skipped so far."""
+        self.skipped.share()
         return {
             "method": self.method.state_dict(), "optimizer": self.optimizer.state_dict(),
             "skipped": self.skipped.reasons, "last": self.last,
@@ -149,41 +196,6 @@ class Pretraining:
         self.last = state["last"]
 
 
-class Skipped:
-    """Unreadable images: counted, listed in skipped.txt, and too many of them stop the run."""
-
-    def __init__(self, folder: RunFolder, max_share: float, reasons: dict[str, str]) -> None:
-        self.folder, self.max_share, self.reasons = folder, max_share, dict(reasons)
-        self._write()
-
-    def add(self, entries: list[tuple[str, str]], images_seen: int) -> None:
-        """Note the unreadable files of a batch; raises ``RunFailed`` above the share of images seen."""
-        fresh = {path: reason for path, reason in entries if path not in self.reasons}
-        if not fresh:
-            return
-        self.reasons.update(fresh)
-        self._write()
-        path, reason = next(iter(fresh.items()))
-        if len(self.reasons) > max(1, self.max_share * images_seen):
-            raise RunFailed(
-                f"{len(self.reasons)} of the first {images_seen} images cannot be read, more than {self.max_share:.0%} "
-                f"(--max_unreadable); they are listed in {self.folder.path / 'skipped.txt'}; the newest: {path}: {reason}"
-            )
-        console.print(
-            f"skipped {len(fresh)} unreadable image(s), {len(self.reasons)} in all: {path}: {reason}",
-            markup=False,
-        )
-
-    def _write(self) -> None:
-        if not self.reasons:
-            return
-        text = "".join(f"{path}\t{reason}\n" for path, reason in self.reasons.items())
-        try:
-            self.folder.write_text("skipped.txt", text)
-        except OSError as error:  # a full disk: the list is in the checkpoints as well
-            console.print(f"warning: skipped.txt: {error.strerror}", style="yellow", markup=False)
-
-
 def _build(settings: PretrainSettings) -> Mcl:
     def fill(trunk: Trunk) -> None:
         if settings.init_from and not settings.resume:
@@ -195,9 +207,20 @@ def _build(settings: PretrainSettings) -> Mcl:
     return build_method(settings, pretrained=settings.model.pretrained, fill=fill)
 
 
+def _compile(method: Method, settings: PretrainSettings, device: torch.device) -> None:
+    layout = torch.channels_last if settings.loop.channels_last else torch.contiguous_format
+    images = torch.zeros(2, 3, settings.image_size, settings.image_size, device=device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.loop.precision == "bf16"):
+        reason = compile_trunks(method.trunks, images.to(memory_format=layout))
+    told = f"did not work, going on without: {reason}" if reason else "backbone and head"
+    console.print(f"torch.compile: {told}", markup=False)
+
+
 def _first_canvases(method: Mcl, dataset: UnlabeledImages, settings: PretrainSettings):
     """Canvases of the first batch as the network will see them, for montage.png."""
-    stream = step_batches(dataset, settings.batch, settings.seed, 0, 1, 0, collate_tiles)
+    stream = step_batches(
+        dataset, settings.batch, settings.seed, 0, 1, 0, collate_tiles, processes=process_count()
+    )
     batch = next(stream)
     shuffles = {view: method.draw_shuffle(len(batch["index"]), 0, view) for view in batch["tiles"]}
     return batch["tiles"], shuffles
@@ -207,16 +230,19 @@ def _say_start(
     settings: PretrainSettings, montages: Mapping[int, int], images: int, total: int, per_epoch: int
 ) -> None:
     listed = ", ".join(f"{count} of scale {scale}" for scale, count in montages.items())
+    share, each = settings.batch // process_count(), ""
+    if process_count() > 1:
+        each = f", each of {process_count()} processes {share}"
     console.print(
-        f"{images:,} images, {total:,} steps of {settings.batch} ({total / per_epoch:.1f} epochs); canvases a view: {listed}"
+        f"{images:,} images, {total:,} steps of {settings.batch}{each} ({total / per_epoch:.1f} epochs); canvases a view: {listed}"
     )
     uneven = [
         f"scale {s}: {count * s * s} tiles" for s, count in montages.items()
-        if count * s * s % settings.batch
+        if count * s * s % share
     ]  # fmt: skip
     if uneven:
         console.print(
-            f"batch {settings.batch} does not fill whole montages, so images are tiles unequally often ({'; '.join(uneven)})"
+            f"batch {share} does not fill whole montages, so images are tiles unequally often ({'; '.join(uneven)})"
         )
     if untrained := LEVELS[: len(LEVELS) - len(settings.method.scales)]:
         console.print(f"without smaller scales, the pyramid's {', '.join(untrained)} are handed on untrained")
