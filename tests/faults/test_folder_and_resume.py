@@ -60,6 +60,7 @@ def test_a_second_run_in_the_same_folder_is_refused(words, mcl, tmp_path):
     assert code == 2 and "--optim.lr" in error and "process" not in error
 
 
+@pytest.mark.faults
 def test_a_run_gives_its_folder_back(folder, mcl):
     assert lock.held_locks() == ()
     for how in (("--resume",), ("--overwrite",)):
@@ -67,6 +68,7 @@ def test_a_run_gives_its_folder_back(folder, mcl):
     assert mcl(folder)[0] == 2 and lock.held_locks() == ()
 
 
+@pytest.mark.faults
 def test_a_file_system_without_locks(folder, mcl, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -127,6 +129,7 @@ def test_damaged_and_foreign_checkpoints(folder, mcl, damage):
     assert not (folder / "checkpoints/ran").exists()
 
 
+@pytest.mark.faults
 def test_a_checkpoint_of_another_run(folder, mcl, photos, tmp_path):
     """Copied into the folder of a run with other settings: the checkpoint itself knows what it was trained with."""
     other = tmp_path / "other"
@@ -164,6 +167,7 @@ def test_changed_settings_that_are_allowed(folder, mcl):
     assert mcl(folder, "--resume", "--schedule.steps", "5", "--optim.weight_decay", "0.25")[0] == 0
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "words, message",
     [
