@@ -144,12 +144,12 @@ def poison_gradients(step: int) -> None:
     """In this process: from step ``step`` (0-based) on, the loss is fine and its gradient is NaN."""
     from mcl.methods.mcl import Mcl
 
-    loss_of = Mcl.loss
+    losses_of = Mcl.losses
 
-    def loss(self, batch, now):
-        value, numbers = loss_of(self, batch, now)
-        if now >= step:
-            value.register_hook(lambda gradient: gradient * float("nan"))
-        return value, numbers
+    def losses(self, batch, now, parts=1):
+        for value, numbers in losses_of(self, batch, now, parts):
+            if now >= step:
+                value.register_hook(lambda gradient: gradient * float("nan"))
+            yield value, numbers
 
-    Mcl.loss = loss
+    Mcl.losses = losses

@@ -37,7 +37,7 @@ def test_a_loader_process_is_killed(words, whole, tmp_path):
 @pytest.mark.parametrize("every, step", [(1, 6), pytest.param(4, 4, marks=pytest.mark.faults)])
 def test_a_gradient_is_nan(photos, tmp_path, monkeypatch, every, step):
     """The loss is still finite when the update spoils the weights: they must not get into the checkpoint."""
-    monkeypatch.setattr(Mcl, "loss", Mcl.loss)  # given back after the test
+    monkeypatch.setattr(Mcl, "losses", Mcl.losses)  # given back after the test
     children.poison_gradients(6)
     settings = tiny(**{"schedule.steps": 12, "loop.checkpoint_every": every})
     with pytest.raises(RunFailed, match=rf"not finite|loss is nan.*last.pt \(step {step}\)") as failed:

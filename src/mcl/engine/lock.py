@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
+import platform
 import threading
 from datetime import datetime
 from pathlib import Path
@@ -78,7 +78,7 @@ class FolderLock:
 
     def _note_owner(self) -> None:
         """Who holds it, for the message of the next; a full disk is not the lock's business."""
-        owner = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
+        owner = f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
         try:
             self._file.truncate(0)
             self._file.write(owner + "\n")

@@ -6,8 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -36,42 +35,11 @@ from mcl.engine.logging import Display, Metrics, describe, duration, end_time
 from mcl.engine.memory import gpu_share, peak_bytes, usable_cores
 from mcl.engine.run_folder import RunFolder
 from mcl.engine.signals import Caught, StopWaiting, catch_signals
+from mcl.engine.trainable import LoopSummary, Trainable
 from mcl.engine.watch import Watch
 from mcl.errors import Interrupted, RunFailed, UserError
 
 FORECAST_STEPS = 20
-
-
-class Trainable(Protocol):
-    """What the loop trains."""
-
-    def train_step(self, batch: Any, step: int) -> dict[str, Tensor | float]:
-        """One update; returns numbers to log, among them ``loss`` and ``lr``."""
-
-    def logged(self, values: Mapping[str, float]) -> None:
-        """Told the numbers of every logged line."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain types from which training continues exactly."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
-
-
-@dataclass(frozen=True)
-class LoopSummary:
-    """What a run cost, over all its resumptions."""
-
-    steps: int
-    images: int
-    seconds: float
-    images_per_second: float
-    data_wait: float
-    peak_memory_mb: float
-
-    def as_dict(self) -> dict[str, float]:
-        """For summary.json."""
-        return asdict(self)
 
 
 def run_loop(
