@@ -99,7 +99,7 @@ def test_activations_without_data_are_those_of_a_real_step():
     step = TrainingStep(tiny, tiny.method, CPU)
     kept = memory._Kept(step.method)
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-        loss, _ = step.method.loss(step.batch, 0)
+        loss, _ = next(step.method.losses(step.batch, 0))
     estimated = memory.estimate(tiny)
     assert estimated["activations"] == pytest.approx(kept.bytes, rel=0.02)
     weights = sum(p.nbytes for p in step.method.trained.parameters())

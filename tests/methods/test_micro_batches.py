@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mcl.config.pretrain import MethodSettings, ModelSettings
+from mcl.methods.base import mean_numbers
 from mcl.methods.mcl import Mcl
 from mcl.nn.trunk import Trunk, TrunkSpec
 from mcl.pretext.loss import total_loss
@@ -63,8 +64,8 @@ def test_micro_batches_add_up_to_the_batch(assignment, monkeypatch):
         losses.append(loss.detach())
         spreads.append(numbers["spread"])
     torch.testing.assert_close(sum(losses), whole.detach(), rtol=1e-12, atol=0)
-    torch.testing.assert_close(spreads, [health["spread"]] * PARTS)
-    assert losses[0] != losses[1]
+    torch.testing.assert_close(spreads, [health["spread"]] * method.backward_passes(PARTS))
+    assert len({float(loss) for loss in losses}) == method.backward_passes(PARTS) == 2 * PARTS
     for name, p in method.trained.named_parameters():
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-9, atol=1e-13)
 
@@ -102,3 +103,26 @@ def test_only_one_micro_batch_keeps_activations_at_a_time():
         return most
 
     assert kept(4) < 0.5 * kept(1)
+
+
+def test_one_view_at_a_time_is_the_step_of_both_at_once():
+    """In train mode too: targets come first, then view after view, whichever way backward is called."""
+    batch, states, grads, logged = _batch(), [], [], []
+    for at_once in (True, False):
+        method = _method("top").float().train()
+        if at_once:
+            loss, numbers = method.loss(batch, 0)
+            loss.backward()
+        else:
+            rows = []
+            for loss, numbers in method.losses(batch, 0):
+                loss.backward()
+                rows.append(numbers)
+            numbers = mean_numbers(rows)
+        states.append(method.state_dict())
+        grads.append([p.grad for p in method.trained.parameters()])
+        logged.append(numbers)
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(logged[0], logged[1])
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name

@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from images import picture_folder
-from tiny import assert_same_state, tiny
 
 import mcl
+from images import picture_folder
 from mcl.errors import UserError
+from tiny import assert_same_state, tiny
 
 
 @pytest.fixture(scope="module")

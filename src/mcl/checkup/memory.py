@@ -75,12 +75,12 @@ def estimate(settings: Recipe) -> dict[str, int]:
 
     Returns:
         ``model`` (weights and statistics of online and target network, and the batch), ``optimizer``,
-        ``gradients``, ``activations`` (what autograd keeps for the backward pass; half as much in bf16).
+        ``gradients``, ``activations`` (what autograd keeps for a backward pass; half as much in bf16).
     """
     step = TrainingStep(settings, settings.method, "meta")
     kept = _Kept(step.method)
     with without_autocast(), torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-        loss, _ = step.method.loss(step.batch, 0)
+        loss, _ = next(step.method.losses(step.batch, 0, settings.accumulate))  # the pieces come one at a time
     tiles = [tile for scales in step.batch["tiles"].values() for tile in scales.values()]
     gradients = sum(p.nbytes for p in step.method.trained.parameters())
     half = 2 if settings.loop.precision == "bf16" else 1
@@ -94,8 +94,8 @@ def estimate(settings: Recipe) -> dict[str, int]:
 
 
 def total(estimated: dict[str, int]) -> int:
-    """Bytes at the peak: activations are freed while gradients appear, and the update holds them twice."""
-    moving = max(estimated["activations"], 2 * estimated["gradients"])
+    """Bytes at the peak: a later piece's activations beside the gradients of the earlier, or gradients held twice."""
+    moving = estimated["gradients"] + max(estimated["activations"], estimated["gradients"])
     return estimated["model"] + estimated["optimizer"] + moving
 
 

@@ -64,6 +64,9 @@ class Mcl(Method):
     def trained(self) -> nn.Module:
         return self.online
 
+    def backward_passes(self, parts: int) -> int:
+        return parts * (1 if self.settings.encode == "exhaustive" else len(VIEWS))
+
     def losses(
         self, batch: Mapping[str, Any], step: int, parts: int = 1
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -76,10 +79,14 @@ class Mcl(Method):
             own.append(self.part_targets(part))
             drawn.append(part if parts == 1 else replace(part, canvases={}))  # or all would be in memory at once
         targets, health = self._everyones(own)
+        # With the targets known, one view's loss asks for nothing of the other's: its activations can go before
+        # those of the other come. (Exhaustive encoding keeps both, as the authors' code does.)
+        together = self.backward_passes(1) == 1
         for part in drawn:
             whole = part if part.canvases else self.draw_part(pieces[part.number], step, part.number)
-            levels = self.part_levels(whole, targets)
-            yield total_loss(list(levels.values())) / parts, self._numbers(levels, health)
+            for views in (VIEWS,) if together else [(view,) for view in VIEWS]:
+                levels = self.part_levels(whole, targets, views)
+                yield total_loss(list(levels.values())) / parts, self._numbers(levels, health)
 
     def montages(self, batch: int) -> dict[int, int]:
         """scale -> number of montages of a view, for a batch on this process."""
@@ -141,7 +148,7 @@ class Mcl(Method):
         return found
 
     def part_levels(
-        self, part: Part, targets: Mapping[int, Targets]
+        self, part: Part, targets: Mapping[int, Targets], views: Sequence[int] = VIEWS
     ) -> dict[tuple[int, int], LevelLoss]:
         """(view, scale) -> the loss of the part's tiles against the targets of all parts.
 
@@ -151,14 +158,15 @@ class Mcl(Method):
         Args:
             part: whose tiles the online network predicts.
             targets: view -> targets of all parts.
+            views: whose tiles.
         """
         with self._autocast(part):
             predictions = {
                 view: self.predictions(part.canvases[view], self._layout(part.shuffles[view]))
-                for view in VIEWS
+                for view in views
             }
         levels = {}
-        for view in VIEWS:
+        for view in views:
             for scale in self.scales:
                 embeddings, labels = self._wanted(targets[_other(view)], scale)
                 levels[view, scale] = contrast(
@@ -236,12 +244,13 @@ class Mcl(Method):
     ) -> dict[str, Tensor]:
         numbers = dict(health)
         for scale in self.scales:
-            both = [levels[view, scale] for view in VIEWS]
+            of_scale = [level for (_, level_scale), level in levels.items() if level_scale == scale]
             name = f"p{Layout.level_of(scale) + 2}"
-            numbers[f"loss/{name}"] = torch.stack([level.loss.detach() for level in both]).sum()
-            numbers[f"positive_cosine/{name}"] = torch.stack([level.positive_cosine for level in both]).mean()
-            numbers[f"negative_cosine/{name}"] = torch.stack([level.negative_cosine for level in both]).mean()
-            numbers[f"accuracy/{name}"] = torch.stack([level.accuracy for level in both]).mean()
+            # The loss of a level is the sum over views; of one view alone twice its own, so that the mean is the sum.
+            loss = torch.stack([level.loss.detach() for level in of_scale]).mean()
+            numbers[f"loss/{name}"] = len(VIEWS) * loss
+            for what in ("positive_cosine", "negative_cosine", "accuracy"):
+                numbers[f"{what}/{name}"] = torch.stack([getattr(level, what) for level in of_scale]).mean()
         numbers["chance"] = torch.stack([level.chance for level in levels.values()]).mean()
         return numbers
 

@@ -14,7 +14,7 @@ from mcl.data.views import VIEWS
 from mcl.engine.gradients import GradientAverage
 from mcl.engine.optim import apply_gradients, build_optimizer, set_lr
 from mcl.engine.precision import Format, Trial, formats_for, try_formats, with_format
-from mcl.methods.base import Method
+from mcl.methods.base import Method, mean_numbers
 from mcl.methods.build import Recipe, build_method
 
 TOTAL_STEPS = 1000  # only paces the target's momentum
@@ -57,22 +57,22 @@ def update(
     average: GradientAverage | None = None,
     parts: int = 1,
 ) -> dict[str, Tensor]:
-    """Forward and backward of a batch in ``parts`` micro-batches, then one optimizer step; returns numbers to log.
+    """Forward and backward of a batch piece by piece (``parts`` micro-batches), then one optimizer step; returns numbers to log.
 
     Args:
         method: in train mode.
         batch: of ``collate_tiles``: this process's images, a multiple of ``parts``.
         average: of gradients over processes.
     """
-    rows = []
+    count, rows, losses = method.backward_passes(parts), [], []
     for number, (loss, numbers) in enumerate(method.losses(batch, step, parts), start=1):
-        rows.append({"loss": parts * loss.detach(), **numbers})
-        if number < parts:
+        losses.append(loss.detach())
+        rows.append(numbers)
+        if number < count:
             loss.backward()
         else:
             norm = apply_gradients(loss, optimizer, clip_norm, average)
-    means = rows[0] if parts == 1 else {k: torch.stack([row[k] for row in rows]).mean() for k in rows[0]}
-    return {**means, "gradient_norm": norm}
+    return {"loss": torch.stack(losses).sum(), **mean_numbers(rows), "gradient_norm": norm}
 
 
 def random_batch(settings: Recipe, device: torch.device | str) -> dict[str, Any]:
