@@ -31,12 +31,16 @@ from mcl.pretext.montage import normalise
 FLOOR = "bare backbone"
 PART_ROUNDS = 3
 
-STEP_COLUMNS = {
+# Two tables of the same rows: together they are wider than a terminal.
+TIME_COLUMNS = {
     "side": ("one step", "{}"),
     "seconds": ("median", "{:.3f} s"),
     "spread": ("spread", "{:.0%}"),
     "speedup": ("faster", "{:.2f}x"),
     "seconds_per_image": ("an image", "{:.5f} s"),
+}
+WORK_COLUMNS = {
+    "side": ("one step", "{}"),
     "gflop": ("GFLOP", "{:.1f}"),
     "gflops": ("GFLOP/s", "{:.1f}"),
     "over_floor": ("of its floor", "{:.2f}x"),
@@ -71,7 +75,7 @@ def compare_steps(settings: BenchStepSettings, device: torch.device) -> tuple[li
     totals = {name: sum(parts.values()) for name, parts in flops.items()}
     totals[FLOOR] = flops[MATCHED_ALL]["backbone"]
     totals |= {name: _count_baseline(b, images) for name, b in baselines.items()}
-    tables = [_step_table(settings, device, timings, totals, memory)]
+    tables = _step_tables(settings, device, timings, totals, memory)
     if settings.parts:
         seconds = {name: _part_seconds(step, wait) for name, step in steps.items()}
         tables.append(_part_table(flops, seconds))
@@ -79,13 +83,13 @@ def compare_steps(settings: BenchStepSettings, device: torch.device) -> tuple[li
     return tables, raw
 
 
-def _step_table(
+def _step_tables(
     settings: BenchStepSettings,
     device: torch.device,
     timings: Mapping[str, Timing],
     totals: Mapping[str, int],
     memory: Mapping[str, Mapping[str, float]],
-) -> Table:
+) -> list[Table]:
     floor_rate = totals[FLOOR] / timings[FLOOR].median
     rows = []
     for name, timing in timings.items():
@@ -104,13 +108,17 @@ def _step_table(
         f"Training step: {settings.model.backbone}, {settings.image_size} px, {settings.batch} images, "
         f"scales {settings.method.scales}, {loop.precision}, {layout}, {device.type}"
     )
-    notes = [
-        f"medians of {settings.rounds} steps in turn; spread: (slowest - fastest) / median; of its floor: time over "
-        f"its FLOPs at the bare backbone's FLOP/s; the encodings' losses agree (BatchNorm in eval mode)"
+    timing_notes = [
+        f"medians of {settings.rounds} steps in turn; spread: (slowest - fastest) / median; the encodings' losses agree "
+        "(BatchNorm in eval mode)"
     ]
+    work_notes = ["of its floor: time over its FLOPs at the bare backbone's FLOP/s"]
     if memory:
-        notes.append("peak memory: what steps need on top of the built model and its process (before a step)")
-    return Table(title, STEP_COLUMNS, rows, notes)
+        work_notes.append("peak memory: what steps need on top of the built model and its process (before a step)")
+    return [
+        Table(title, TIME_COLUMNS, rows, timing_notes),
+        Table("Its work and memory", WORK_COLUMNS, rows, work_notes),
+    ]
 
 
 def _part_table(flops: Mapping[str, Mapping[str, int]], seconds: Mapping[str, Mapping[str, float]]) -> Table:
