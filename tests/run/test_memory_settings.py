@@ -31,8 +31,10 @@ def test_activation_checkpointing_learns_the_same(photos, tmp_path):
     assert_same_state(tmp_path / "plain", tmp_path / "recomputed")
 
 
-def test_micro_batches_train_and_say_what_does_not_divide(photos, tmp_path):
+def test_micro_batches_train_and_say_what_does_not_divide(photos, tmp_path, capsys):
     mcl.pretrain(data=photos, out=tmp_path / "run", **tiny(**{"schedule.steps": 3, "accumulate": 4}))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3 steps of 8 in micro-batches of 2" in shown and "2 images do not fill whole montages" not in shown
     seen = losses(tmp_path / "run")
     assert len(seen) == 3 and all(torch.isfinite(torch.tensor(seen)))
     # Predictors begin near zero, so every cosine is about equal: 4 T log(images) at first, if all images count.

@@ -230,9 +230,11 @@ def _say_start(
     settings: PretrainSettings, montages: Mapping[int, int], images: int, total: int, per_epoch: int
 ) -> None:
     listed = ", ".join(f"{count} of scale {scale}" for scale, count in montages.items())
-    share, each = settings.batch // process_count(), ""
+    share, each = montages[1], ""  # images encoded at a time
     if process_count() > 1:
-        each = f", each of {process_count()} processes {share}"
+        each += f", each of {process_count()} processes {settings.batch // process_count()}"
+    if settings.accumulate > 1:
+        each += f" in micro-batches of {share}"
     console.print(
         f"{images:,} images, {total:,} steps of {settings.batch}{each} ({total / per_epoch:.1f} epochs); canvases a view: {listed}"
     )
@@ -242,7 +244,7 @@ def _say_start(
     ]  # fmt: skip
     if uneven:
         console.print(
-            f"batch {share} does not fill whole montages, so images are tiles unequally often ({'; '.join(uneven)})"
+            f"{share} images do not fill whole montages, so they are tiles unequally often ({'; '.join(uneven)})"
         )
     if untrained := LEVELS[: len(LEVELS) - len(settings.method.scales)]:
         console.print(f"without smaller scales, the pyramid's {', '.join(untrained)} are handed on untrained")
