@@ -211,7 +211,7 @@ def test_ten_thousand_mutated_coco_files(scenes_root, capsys):
     outcomes = fuzz_coco(scenes_root, 10_000)
     with capsys.disabled():
         print(f"\n{outcomes}")
-    assert sum(outcomes.values()) >= 9_000 and min(outcomes["loaded/loaded"], outcomes["loaded/refused"]) > 300
+    assert sum(outcomes.values()) >= 9_000 and min(outcomes["loaded/loaded"], outcomes["loaded/refused"]) > 150
 
 
 def test_nested_without_end_is_refused(scenes_root):

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,6 +134,24 @@ def _die_in_checkpoint(moment: str, checkpoint: int) -> None:
     torch_save, module.torch.save = module.torch.save, save
     module.os.fsync = before(os.fsync, "synced")
     module._sync_folder = before(module._sync_folder, "renamed")
+
+
+def storage_hangs_while(flag: Path) -> Callable[[], None]:
+    """Every image that is opened while ``flag`` exists waits, as on a network disk that went away."""
+    return functools.partial(_storage_hangs_while, flag)
+
+
+def _storage_hangs_while(flag: Path) -> None:
+    from mcl.data import decode
+
+    open_at_once = decode._open_without_waiting
+
+    def open_some_day(path: str, flags: int) -> int:
+        while flag.exists():
+            time.sleep(0.05)
+        return open_at_once(path, flags)
+
+    decode._open_without_waiting = open_some_day
 
 
 def no_room_for_stdout() -> None:

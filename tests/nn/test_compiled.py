@@ -41,4 +41,4 @@ def test_compiled_features_are_the_same(images):
         assert trunk.backbone.body._compiled_call_impl is not None
         compiled = trunk(images)
     for level, features in plain.items():
-        torch.testing.assert_close(compiled[level], features, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(compiled[level], features, rtol=1e-3, atol=1e-4)

@@ -238,7 +238,7 @@ def _existing(source: Path, root: Path, names: list[str]) -> Sequence[Picture]:
     names = list(dict.fromkeys(names))
     if not names:
         raise UserError(f"--data {source}: names no image")
-    if not any((root / name).is_file() for name in names):
+    if not any(os.path.isfile(root / name) for name in names):
         raise UserError(
             f"--data {source}: none of its {len(names)} images exists; the first looked for is {root / names[0]} "
             "(give the folder that names start from with --data_root)"

@@ -29,7 +29,8 @@ def compile_trunks(trunks: Sequence[Trunk], image: Tensor) -> str | None:
     for part in parts:
         part.compile()
     try:
-        _try_one_step(trunks[0], image)
+        with torch.enable_grad():
+            _try_one_step(trunks[0], image)
     except Exception as error:  # torch.compile fails in many ways: compilers, drivers, graph breaks
         for part in parts:
             part._compiled_call_impl = None
