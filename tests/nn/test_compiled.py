@@ -34,11 +34,12 @@ def test_without_a_compiler_the_trunk_runs_as_before(images, monkeypatch):
 @pytest.mark.faults  # half a minute of compiling
 def test_compiled_features_are_the_same(images):
     torch.manual_seed(0)
-    trunk = Trunk(SPEC).eval()
+    # In float64, where another order of sums is far below the bound.
+    trunk, images = Trunk(SPEC).double().eval(), images.double()
     with torch.no_grad():
         plain = trunk(images)
         assert compile_trunks([trunk], images) is None
         assert trunk.backbone.body._compiled_call_impl is not None
         compiled = trunk(images)
     for level, features in plain.items():
-        torch.testing.assert_close(compiled[level], features, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(compiled[level], features, rtol=1e-9, atol=1e-11)

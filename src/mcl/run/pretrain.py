@@ -70,12 +70,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
 
 
 def _pretrain(settings: PretrainSettings) -> dict[str, Any]:
-    share = per_process(settings.batch)
-    if share % settings.accumulate:
-        raise UserError(
-            f"--accumulate {settings.accumulate}: does not divide the {share} images of a step"
-            + (f" on each of {process_count()} processes" if process_count() > 1 else "")
-        )
+    share = _share_of_batch(settings)
     paths = main_first(
         lambda: find_images(
             settings.data, settings.data_root, settings.data_cache, settings.data_column,
@@ -93,12 +88,7 @@ def _pretrain(settings: PretrainSettings) -> dict[str, Any]:
     start_or_resume(folder, settings, MAY_DIFFER, TITLE)
     one = settings.model_copy(update={"batch": share})
     settings = settle_precision(settings, folder, device, pretraining_step(one, device))
-    method = compute_in(method, settings.loop).to(device)
-    take_from_main(method)
-    if settings.loop.sync_bn and process_count() > 1:
-        synchronise_norms(method, device.type)
-    if settings.loop.compile:
-        _compile(method, settings, device)
+    method = _made_ready(method, settings, device)
 
     per_epoch = steps_per_epoch(len(paths), settings.batch)
     total, warmup = resolve_length(settings.schedule, per_epoch)
@@ -205,6 +195,27 @@ def _build(settings: PretrainSettings) -> Mcl:
             console.print("\n".join(report.lines()), markup=False)
 
     return build_method(settings, pretrained=settings.model.pretrained, fill=fill)
+
+
+def _share_of_batch(settings: PretrainSettings) -> int:
+    share = per_process(settings.batch)
+    if share % settings.accumulate:
+        raise UserError(
+            f"--accumulate {settings.accumulate}: does not divide the {share} images of a step"
+            + (f" on each of {process_count()} processes" if process_count() > 1 else "")
+        )
+    return share
+
+
+def _made_ready(method: Mcl, settings: PretrainSettings, device: torch.device) -> Mcl:
+    """On its device, in its number format, alike on all processes, with joint norms and compiled if that is asked for."""
+    method = compute_in(method, settings.loop).to(device)
+    take_from_main(method)
+    if settings.loop.sync_bn and process_count() > 1:
+        synchronise_norms(method, device.type)
+    if settings.loop.compile:
+        _compile(method, settings, device)
+    return method
 
 
 def _compile(method: Method, settings: PretrainSettings, device: torch.device) -> None:
