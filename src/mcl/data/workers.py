@@ -31,7 +31,12 @@ def prepare_worker(_worker: int) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     shown = sys.excepthook
-    sys.excepthook = lambda kind, *rest: None if issubclass(kind, ConnectionError) else shown(kind, *rest)
+    sys.excepthook = lambda kind, error, trace: None if _hung_up(error) else shown(kind, error, trace)
+
+
+def _hung_up(error: BaseException) -> bool:
+    """Whether the other side of a connection left: reset, closed, or (an OSError without a number) closed half-way."""
+    return isinstance(error, ConnectionError | EOFError) or (isinstance(error, OSError) and error.errno is None)
 
 
 def batches_of(loader: DataLoader) -> Iterator[Any]:
