@@ -17,6 +17,7 @@ from mcl.bench.step import (
     EXHAUSTIVE,
     MATCHED_ALL,
     MATCHED_FULL,
+    PLAIN,
     BackboneStep,
     check_same_losses,
     step_flops,
@@ -41,13 +42,13 @@ def settings(**more) -> BenchStepSettings:
 @pytest.fixture(scope="module")
 def steps() -> dict[str, TrainingStep]:
     tiny = settings()
-    return {name: TrainingStep(tiny, method, CPU) for name, method in variants_of(tiny.method).items()}
+    return {name: TrainingStep(variant, CPU) for name, variant in variants_of(tiny).items()}
 
 
 @pytest.fixture(scope="module")
 def counted(steps) -> dict[str, dict[str, int]]:
     """FLOPs of each side's parts, counted on tensors without data."""
-    return {name: step_flops(step.settings, step.method.settings) for name, step in steps.items()}
+    return {name: step_flops(step.settings) for name, step in steps.items()}
 
 
 def test_sides_are_timed_in_turn_after_warm_up():
@@ -87,8 +88,9 @@ def test_the_floor_does_what_the_backbone_of_a_step_does(steps, counted):
 
 
 def test_matched_costs_less_and_full_the_least(counted):
-    totals = [sum(parts.values()) for parts in counted.values()]
-    assert totals[0] > totals[1] > totals[2]
+    totals = {name: sum(parts.values()) for name, parts in counted.items()}
+    assert totals[EXHAUSTIVE] > totals[MATCHED_ALL] > totals[MATCHED_FULL]
+    assert totals[PLAIN] == totals[MATCHED_ALL]
 
 
 def test_seconds_of_parts_sum_to_the_step(steps):
@@ -98,7 +100,12 @@ def test_seconds_of_parts_sum_to_the_step(steps):
 
 
 def test_only_top_has_targets_of_full_size_images():
-    assert MATCHED_FULL not in variants_of(settings(**{"method.assignment": "all"}).method)
+    assert MATCHED_FULL not in variants_of(settings(**{"method.assignment": "all"}))
+
+
+def test_plain_gradients_are_a_side_unless_every_side_has_them():
+    assert not variants_of(settings())[PLAIN].loop.matrix_gradients
+    assert PLAIN not in variants_of(settings(**{"loop.matrix_gradients": False}))
 
 
 def test_sides_that_agree_pass(steps):
@@ -139,7 +146,7 @@ def test_the_table_of_a_step(counted, monkeypatch):
     monkeypatch.setattr("mcl.bench.compare.step_flops", lambda *_: next(known))
     tables, raw = compare_steps(settings(rounds=1, warmup=0, memory=False), CPU)
     rows = {row["side"]: row for row in tables[0].rows}
-    assert list(rows) == [EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL, FLOOR]
+    assert list(rows) == [EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL, PLAIN, FLOOR]
     assert rows[EXHAUSTIVE]["speedup"] == 1.0 and rows[FLOOR]["speedup"] is None
     floor = rows[FLOOR]
     expected = rows[MATCHED_ALL]["seconds"] * floor["gflops"] / rows[MATCHED_ALL]["gflop"]

@@ -96,7 +96,7 @@ def test_threads_and_shared_memory_are_compared_with_what_there_is(monkeypatch):
 
 def test_activations_without_data_are_those_of_a_real_step():
     tiny = settings()
-    step = TrainingStep(tiny, tiny.method, CPU)
+    step = TrainingStep(tiny, CPU)
     kept = memory._Kept(step.method)
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
         loss, _ = next(step.method.losses(step.batch, 0))

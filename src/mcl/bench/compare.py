@@ -16,6 +16,7 @@ from mcl.bench.parts import parts_of, time_parts
 from mcl.bench.step import (
     EXHAUSTIVE,
     MATCHED_ALL,
+    PLAIN,
     BackboneStep,
     check_same_losses,
     step_flops,
@@ -60,12 +61,12 @@ def compare_steps(settings: BenchStepSettings, device: torch.device) -> tuple[li
         RunFailed: the encodings do not compute the same loss.
         UserError: a baseline is asked for and lightly is not there.
     """
-    methods = variants_of(settings.method)
+    variants = variants_of(settings)
     baselines = {name: CLASSES[name](settings, device) for name in settings.baselines}
     # Before this process holds the networks too.
-    memory = {name: step_memory(settings, name, device) for name in methods} if settings.memory else {}
-    flops = {name: step_flops(settings, method) for name, method in methods.items()}
-    steps = {name: TrainingStep(settings, method, device) for name, method in methods.items()}
+    memory = {name: step_memory(settings, name, device) for name in variants} if settings.memory else {}
+    flops = {name: step_flops(variant) for name, variant in variants.items()}
+    steps = {name: TrainingStep(variant, device) for name, variant in variants.items()}
     losses = check_same_losses(steps)
     images = _views(settings, device)
     actions = {**steps, FLOOR: BackboneStep(steps[MATCHED_ALL])}
@@ -77,7 +78,7 @@ def compare_steps(settings: BenchStepSettings, device: torch.device) -> tuple[li
     totals |= {name: _count_baseline(b, images) for name, b in baselines.items()}
     tables = _step_tables(settings, device, timings, totals, memory)
     if settings.parts:
-        seconds = {name: _part_seconds(step, wait) for name, step in steps.items()}
+        seconds = {name: _part_seconds(step, wait) for name, step in steps.items() if name != PLAIN}
         tables.append(_part_table(flops, seconds))
     raw = {"losses": losses, "seconds": {name: timing.seconds for name, timing in timings.items()}}
     return tables, raw
@@ -93,7 +94,7 @@ def _step_tables(
     floor_rate = totals[FLOOR] / timings[FLOOR].median
     rows = []
     for name, timing in timings.items():
-        ours = name in variants_of(settings.method)
+        ours = name in variants_of(settings)
         rows.append({
             "side": name, "seconds": timing.median, "spread": timing.spread,
             "speedup": timings[EXHAUSTIVE].median / timing.median if ours else None,

@@ -11,6 +11,7 @@ import torch
 
 from mcl.bench.step import variants_of
 from mcl.config.bench import BenchStepSettings
+from mcl.engine.allocator import freed_memory_kept
 from mcl.engine.device import prepare_device
 from mcl.engine.memory import peak_bytes, reset_peak, used_bytes
 from mcl.errors import RunFailed
@@ -36,7 +37,7 @@ def step_memory(settings: BenchStepSettings, variant: str, device: torch.device)
 
 def _measure(settings: BenchStepSettings, variant: str, device: torch.device) -> dict[str, float]:
     process = used_bytes(device)
-    step = TrainingStep(settings, variants_of(settings.method)[variant], device)
+    step = TrainingStep(variants_of(settings)[variant], device)
     reset_peak(device)
     before = peak_bytes(device)
     for _ in range(STEPS):
@@ -52,7 +53,8 @@ def main() -> None:
     """Read a request from stdin, print the answer."""
     request = json.load(sys.stdin)
     settings = BenchStepSettings(**request["settings"])
-    print(json.dumps(_measure(settings, request["variant"], prepare_device(settings.loop))))
+    with freed_memory_kept(settings.loop.keep_memory):
+        print(json.dumps(_measure(settings, request["variant"], prepare_device(settings.loop))))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from mcl.bench.stopwatch import Stopwatch
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchScaleSettings
 from mcl.engine import gradients
+from mcl.engine.allocator import freed_memory_kept
 from mcl.engine.device import device_type, prepare_device
 from mcl.engine.distributed import is_main, mean_over_processes, per_process, process_count
 from mcl.engine.gradients import GradientAverage
@@ -79,7 +80,7 @@ def measure_rank(settings: BenchScaleSettings) -> dict[str, Any]:
     """Time steps as one of the processes; returns a row of the table."""
     share = per_process(settings.batch)
     device = prepare_device(settings.loop)
-    step = TrainingStep(settings.model_copy(update={"batch": share}), settings.method, device)
+    step = TrainingStep(settings.model_copy(update={"batch": share}), device)
     if settings.loop.sync_bn and process_count() > 1:
         synchronise_norms(step.method, device.type)
     step.average = GradientAverage(step.method.trained.parameters())
@@ -92,7 +93,7 @@ def measure_rank(settings: BenchScaleSettings) -> dict[str, Any]:
         ],
         waiter(device),
     )
-    with watch:
+    with watch, freed_memory_kept(settings.loop.keep_memory):
         for _ in range(1 + settings.measure_steps):  # the first one gets memory
             step()
     shares, calls, seconds = [], [], []

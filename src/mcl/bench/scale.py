@@ -83,7 +83,7 @@ class Wires:
 
 def count_step(settings: BenchScaleSettings, per_gpu: int) -> Counted:
     """Count a step of ``per_gpu`` images on tensors without data."""
-    step = TrainingStep(settings.model_copy(update={"batch": per_gpu}), settings.method, "meta")
+    step = TrainingStep(settings.model_copy(update={"batch": per_gpu}), "meta")
     method = step.method
     calls: dict[str, list[int]] = {"online": [], "target": []}
     for side in calls:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mcl.bench.parts import count_flops, parts_of
 from mcl.config.bench import BenchSettings
-from mcl.config.pretrain import MethodSettings
 from mcl.data.views import VIEWS
 from mcl.errors import RunFailed
 from mcl.methods.mcl import Mcl
@@ -19,19 +18,27 @@ from mcl.nn.backbone import features_of
 from mcl.pretext.montage import assemble
 
 EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL = "exhaustive", "matched/all", "matched/full"
+PLAIN = "matched/all, plain"  # every gradient as torch computes it
 TOLERANCE = 1e-4
 
 
-def variants_of(method: MethodSettings) -> dict[str, MethodSettings]:
-    """The encodings to compare; targets from full-size images exist for assignment ``top`` only."""
+def variants_of(settings: BenchSettings) -> dict[str, BenchSettings]:
+    """The steps to compare; targets from full-size images exist for assignment ``top`` only."""
     changes = {
         EXHAUSTIVE: {"encode": "exhaustive", "target_canvases": "all"},
         MATCHED_ALL: {"encode": "matched", "target_canvases": "all"},
         MATCHED_FULL: {"encode": "matched", "target_canvases": "full"},
     }
-    if method.assignment != "top":
+    if settings.method.assignment != "top":
         del changes[MATCHED_FULL]
-    return {name: method.model_copy(update=change) for name, change in changes.items()}
+    variants = {
+        name: settings.model_copy(update={"method": settings.method.model_copy(update=change)})
+        for name, change in changes.items()
+    }
+    if settings.loop.matrix_gradients:
+        loop = settings.loop.model_copy(update={"matrix_gradients": False})
+        variants[PLAIN] = variants[MATCHED_ALL].model_copy(update={"loop": loop})
+    return variants
 
 
 class BackboneStep:
@@ -58,9 +65,9 @@ class BackboneStep:
         self.body.zero_grad(set_to_none=True)
 
 
-def step_flops(settings: BenchSettings, method: MethodSettings) -> dict[str, int]:
+def step_flops(settings: BenchSettings) -> dict[str, int]:
     """part -> FLOPs of a step's forward and backward, counted on tensors without data."""
-    step = TrainingStep(settings, method, "meta")
+    step = TrainingStep(settings, "meta")
     with without_autocast():
         return count_flops(parts_of(step.method), step.gradients_only)
 

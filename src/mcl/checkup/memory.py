@@ -77,7 +77,7 @@ def estimate(settings: Recipe) -> dict[str, int]:
         ``model`` (weights and statistics of online and target network, and the batch), ``optimizer``,
         ``gradients``, ``activations`` (what autograd keeps for a backward pass; half as much in bf16).
     """
-    step = TrainingStep(settings, settings.method, "meta")
+    step = TrainingStep(settings, "meta")
     kept = _Kept(step.method)
     with without_autocast(), torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
         loss, _ = next(step.method.losses(step.batch, 0, settings.accumulate))  # the pieces come one at a time

@@ -90,6 +90,16 @@ class LoopSettings(Section):
         False,
         description="Pre-training: torch.compile backbone and head; if that fails, the run says why and goes on without.",
     )
+    matrix_gradients: bool = Field(
+        True,
+        description="On CPUs: weight gradients of convolutions with many channels over few cells as one matrix product, "
+        "which is quicker; false: as torch computes them.",
+    )
+    keep_memory: bool = Field(
+        True,
+        description="On CPUs with glibc: keep freed memory for the next step instead of giving it back to the system, "
+        "which costs time in every step; false: less memory, slower.",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; none: as torch chooses.")
     sync_bn: bool = Field(
         True, description="With several processes: BatchNorm statistics of the joint batch; false: each its own."

@@ -12,6 +12,7 @@ from mcl.config.pretrain import MethodSettings, ModelSettings
 from mcl.data.random import STREAM_WEIGHTS, seeded
 from mcl.errors import UserError
 from mcl.methods.mcl import Mcl
+from mcl.nn.convolution import use_matrix_gradients
 from mcl.nn.recompute import recompute_blocks
 from mcl.nn.trunk import Trunk, TrunkSpec
 
@@ -31,7 +32,6 @@ class Recipe(Protocol):
 
 def build_method(
     settings: Recipe,
-    method: MethodSettings | None = None,
     pretrained: bool = False,
     fill: Callable[[Trunk], None] = lambda trunk: None,
 ) -> Mcl:
@@ -39,7 +39,6 @@ def build_method(
 
     Args:
         settings: the recipe; ``loop.precision`` must not be ``auto`` any more when the method is used.
-        method: replaces ``settings.method``.
         pretrained: take timm's weights for the backbone (downloads them).
         fill: puts weights from elsewhere into the trunk, before the target is copied from it.
 
@@ -52,9 +51,10 @@ def build_method(
     with seeded(STREAM_WEIGHTS, settings.seed):
         trunk = Trunk(spec, pretrained)
         fill(trunk)
-        built = Mcl(
-            trunk, model, method or settings.method, settings.seed, loop.precision, loop.channels_last
-        )
+        built = Mcl(trunk, model, settings.method, settings.seed, loop.precision, loop.channels_last)
+    # Exhaustive encoding is what the others are measured against: computed as the authors' code does.
+    if loop.matrix_gradients and settings.method.encode == "matched":
+        use_matrix_gradients(trunk)
     if loop.activation_checkpointing and not recompute_blocks(trunk.backbone.body):
         raise UserError(f"--loop.activation_checkpointing: does not know the blocks of {model.backbone}")
     return to_layout(built, loop.channels_last)

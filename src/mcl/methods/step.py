@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcl.config.pretrain import MethodSettings
 from mcl.data.random import STREAM_VIEWS, generator_for
 from mcl.data.views import VIEWS
 from mcl.engine.gradients import GradientAverage
@@ -24,9 +23,9 @@ SMALL_LR = 1e-6  # weights stay where they are: diverging numbers cost other tim
 class TrainingStep:
     """Both views forward, backward, optimizer, EMA: calling it does one step."""
 
-    def __init__(self, settings: Recipe, method: MethodSettings, device: torch.device | str) -> None:
+    def __init__(self, settings: Recipe, device: torch.device | str) -> None:
         self.settings = settings
-        self.method = build_method(settings, method).to(device).train()
+        self.method = build_method(settings).to(device).train()
         self.optimizer = build_optimizer(self.method.trained, settings.optim, settings.batch)
         set_lr(self.optimizer, SMALL_LR)
         self.batch = random_batch(settings, device)
@@ -91,7 +90,7 @@ def random_batch(settings: Recipe, device: torch.device | str) -> dict[str, Any]
 
 def pretraining_step(settings: Recipe, device: torch.device) -> Callable[[Format], TrainingStep]:
     """What gives, for a format, one pre-training step of a recipe on random tiles (a network of its own)."""
-    return lambda chosen: TrainingStep(with_format(settings, chosen), settings.method, device)
+    return lambda chosen: TrainingStep(with_format(settings, chosen), device)
 
 
 def try_recipe(settings: Recipe, device: torch.device) -> Trial:

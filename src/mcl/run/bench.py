@@ -19,6 +19,7 @@ from mcl.config.bench import BenchDataSettings, BenchLoopSettings, BenchScaleSet
 from mcl.config.optim import ScheduleSettings
 from mcl.data.sources import find_images
 from mcl.engine import loop
+from mcl.engine.allocator import freed_memory_kept
 from mcl.engine.device import prepare_device
 from mcl.engine.logging import console
 from mcl.engine.precision import with_format
@@ -36,11 +37,12 @@ def bench_step(settings: BenchStepSettings) -> dict[str, Any]:
         UserError: a baseline is asked for and lightly is not installed.
     """
     device = prepare_device(settings.loop)
-    if settings.loop.precision == "auto":
-        trial = try_recipe(settings, device)
-        console.print(f"precision: {trial}", markup=False)
-        settings = with_format(settings, trial.chosen.format)
-    tables, raw = compare_steps(settings, device)
+    with freed_memory_kept(settings.loop.keep_memory):
+        if settings.loop.precision == "auto":
+            trial = try_recipe(settings, device)
+            console.print(f"precision: {trial}", markup=False)
+            settings = with_format(settings, trial.chosen.format)
+        tables, raw = compare_steps(settings, device)
     return publish("step", tables, settings, raw)
 
 

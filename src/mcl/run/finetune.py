@@ -19,6 +19,7 @@ from mcl.detect.detector import load_trunk_into
 from mcl.detect.finetune import DetectorTraining
 from mcl.detect.frozen import FeatureStore, FrozenScenes, freeze
 from mcl.detect.saved import FILE_NAME, DetectorPlan, save_detector
+from mcl.engine.allocator import freed_memory_kept
 from mcl.engine.device import device_type, prepare_device
 from mcl.engine.distributed import is_main, main_first, per_process, process_count, rank, take_from_main
 from mcl.engine.job import joined
@@ -29,6 +30,7 @@ from mcl.engine.precision import Format, with_format
 from mcl.engine.run_folder import RunFolder, open_run_folder
 from mcl.interop.initial import read_any_trunk
 from mcl.interop.load_report import LoadReport
+from mcl.nn.convolution import use_matrix_gradients
 from mcl.nn.sync_norm import synchronise_norms
 from mcl.nn.trunk import TrunkSpec
 from mcl.run.evaluate import check_classes, headline, measure, percent
@@ -67,7 +69,7 @@ def finetune(settings: FinetuneSettings) -> dict[str, Any]:
     Raises:
         UserError: bad annotations, a trunk that does not fit, a folder that is not empty.
     """
-    with joined(device_type(settings.loop)):
+    with joined(device_type(settings.loop)), freed_memory_kept(settings.loop.keep_memory):
         return _finetune(settings)
 
 
@@ -80,6 +82,8 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
     notes = told + train.notes + val.notes + check_classes(val, plan.names)
     device = prepare_device(settings.loop)
     detector, report = main_first(lambda: _build(settings, plan, state))
+    if settings.loop.matrix_gradients:
+        use_matrix_gradients(detector)
     folder = open_run_folder(settings.out, settings.resume, settings.overwrite)
     settings = precision_of_run(settings, folder)
     start_or_resume(folder, settings, MAY_DIFFER, TITLE)

@@ -11,6 +11,7 @@ from mcl.config.pretrain import PretrainSettings
 from mcl.data.loader import step_batches, steps_per_epoch
 from mcl.data.sources import check_readable, find_images, fingerprint
 from mcl.data.views import TileMaker, UnlabeledImages, collate_tiles
+from mcl.engine.allocator import freed_memory_kept
 from mcl.engine.device import device_type, prepare_device
 from mcl.engine.distributed import (
     from_main,
@@ -65,7 +66,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         UserError: bad settings or data; nothing has been written then.
         RunFailed, Interrupted: see ``run_loop``.
     """
-    with joined(device_type(settings.loop)):
+    with joined(device_type(settings.loop)), freed_memory_kept(settings.loop.keep_memory):
         return _pretrain(settings)
 
 
