@@ -15,16 +15,15 @@ from mcl.data.random import STREAM_MONTAGE, generator_for
 from mcl.data.views import VIEWS
 from mcl.engine.distributed import rank
 from mcl.methods.base import Method
+from mcl.methods.numbers import health_of, level_numbers
 from mcl.methods.parts import Part, Targets, gather_over_processes, join_targets, split_batch
 from mcl.nn.encoder import Encoder, Layout
 from mcl.nn.heads import build_predictor
 from mcl.nn.momentum import make_target, momentum_at, move_target
 from mcl.nn.trunk import Trunk
 from mcl.pretext.assignment import gather_targets, target_scales
-from mcl.pretext.loss import LevelLoss, contrast, embedding_rank, embedding_spread, level_weights, total_loss
+from mcl.pretext.loss import LevelLoss, contrast, level_weights, total_loss
 from mcl.pretext.montage import Shuffle, assemble, count_montages, draw_permutation, shuffle_from
-
-LEAST_IMAGES = 8  # fewer embeddings cannot lie in enough directions for their rank to tell anything
 
 
 class Mcl(Method):
@@ -86,7 +85,7 @@ class Mcl(Method):
             whole = part if part.canvases else self.draw_part(pieces[part.number], step, part.number)
             for views in (VIEWS,) if together else [(view,) for view in VIEWS]:
                 levels = self.part_levels(whole, targets, views)
-                yield total_loss(list(levels.values())) / parts, self._numbers(levels, health)
+                yield total_loss(list(levels.values())) / parts, {**health, **level_numbers(levels, self.scales)}
 
     def montages(self, batch: int) -> dict[int, int]:
         """scale -> number of montages of a view, for a batch on this process."""
@@ -214,15 +213,7 @@ class Mcl(Method):
     ) -> tuple[dict[int, Targets], dict[str, Tensor]]:
         """Everyone's targets, with which this process's parts are compared; and how far they are from a collapse."""
         targets = gather_over_processes(join_targets(own))
-        full_size = [targets[view].embeddings[1] for view in VIEWS]
-        measures = {"spread": embedding_spread}
-        if len(full_size[0]) >= LEAST_IMAGES:
-            measures["rank"] = embedding_rank
-        health = {
-            name: torch.stack([measure(embeddings) for embeddings in full_size]).mean()
-            for name, measure in measures.items()
-        }
-        return targets, health
+        return targets, health_of([targets[view].embeddings[1] for view in VIEWS])
 
     def _wanted(self, targets: Targets, scale: int) -> tuple[Tensor, Tensor]:
         """Embeddings and labels of the targets that tiles of ``scale`` are compared with."""
@@ -238,21 +229,6 @@ class Mcl(Method):
 
     def _layout(self, shuffle: Shuffle) -> Layout:
         return Layout(self.scales, tuple(len(shuffle.labels[s]) // s**2 for s in self.scales))
-
-    def _numbers(
-        self, levels: Mapping[tuple[int, int], LevelLoss], health: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        numbers = dict(health)
-        for scale in self.scales:
-            of_scale = [level for (_, level_scale), level in levels.items() if level_scale == scale]
-            name = f"p{Layout.level_of(scale) + 2}"
-            # The loss of a level is the sum over views; of one view alone twice its own, so that the mean is the sum.
-            loss = torch.stack([level.loss.detach() for level in of_scale]).mean()
-            numbers[f"loss/{name}"] = len(VIEWS) * loss
-            for what in ("positive_cosine", "negative_cosine", "accuracy"):
-                numbers[f"{what}/{name}"] = torch.stack([getattr(level, what) for level in of_scale]).mean()
-        numbers["chance"] = torch.stack([level.chance for level in levels.values()]).mean()
-        return numbers
 
 
 def own_windows(embeddings: Tensor, layout: Layout, scale: int) -> Tensor:
