@@ -13,8 +13,8 @@ from mcl.engine.allocator import freed_memory_kept
 from mcl.engine.memory import used_bytes
 
 def step():
-    for _ in range(4):  # as activations: one after the other, and together
-        torch.cat([torch.ones(12_000_000), torch.ones(3_000_000)]).sum()
+    for _ in range(4):  # held together, as activations are: 160 MB
+        kept = [torch.ones(2_000_000) for _ in range(20)]
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
