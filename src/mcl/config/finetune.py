@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from mcl.config.base import Command, Section
 from mcl.config.optim import LoopSettings, OptimSettings, ScheduleSettings
 from mcl.config.watch import WatchSettings
+
+Pixels = Annotated[
+    int,
+    Field(ge=4096, description="Largest width x height that is decoded; a larger image stops the command."),
+]
 
 
 class ShapeSettings(Section):
@@ -162,6 +167,7 @@ class FinetuneSettings(Command):
     max_missing: float = Field(
         0.05, ge=0, lt=1, description="Share of images that may be missing in the image folder."
     )
+    max_pixels: Pixels = 178_956_970
     precise_bn_images: int = Field(
         200,
         ge=0,
@@ -221,6 +227,7 @@ class EvaluateSettings(Command):
     max_missing: float = Field(
         0.05, ge=0, lt=1, description="Share of images that may be missing in the image folder."
     )
+    max_pixels: Pixels = 178_956_970
     score_threshold: float | None = Field(
         None, ge=0, lt=1, description="Drop detections that score less; none: as trained."
     )

@@ -11,7 +11,7 @@ import torch
 from torchvision.models.detection import FasterRCNN
 
 from mcl.config.finetune import FinetuneSchedule, FinetuneSettings
-from mcl.data.coco import CocoDetection, Framing, collate
+from mcl.data.coco import CocoDetection, Framing, collate, require_few_pixels
 from mcl.data.coco_json import CocoScenes, read_coco
 from mcl.data.loader import step_batches, steps_per_epoch
 from mcl.data.random import STREAM_DETECTION, STREAM_WEIGHTS, seeded
@@ -45,6 +45,7 @@ MAY_DIFFER = (
     "recipe",
     "images",
     "val_images",
+    "max_pixels",
     "loop",
     "watch",
     "test_batch",
@@ -78,6 +79,8 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
     started = time.perf_counter()
     train = read_coco(settings.train, settings.images, settings.max_missing)
     val = read_coco(settings.val, settings.val_images or settings.images, settings.max_missing)
+    for scenes in (train, val):
+        require_few_pixels(scenes, settings.max_pixels)
     plan, state, told = _plan(settings, train)
     notes = told + train.notes + val.notes + check_classes(val, plan.names)
     device = prepare_device(settings.loop)
@@ -101,7 +104,9 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
         save_detector(
             folder.path / FILE_NAME, detector, plan, {"trunk": settings.trunk, "parts": settings.parts}
         )
-    numbers = measure(detector, plan, val, folder, settings.test_batch, settings.loop.workers, device)
+    numbers = measure(
+        detector, plan, val, folder, settings.test_batch, settings.loop.workers, device, settings.max_pixels
+    )
     if numbers is None:
         return {}
     cost["total_seconds"] = round(time.perf_counter() - started, 1)
@@ -220,7 +225,7 @@ def _dataset(settings: FinetuneSettings, plan: DetectorPlan, scenes: CocoScenes)
     framing = Framing(
         plan.image_size, plan.short_sides, plan.long_side, views.flip, views.scale_jitter, views.colour
     )
-    return CocoDetection(scenes, plan.names, framing, plan.masks, settings.seed)
+    return CocoDetection(scenes, plan.names, framing, plan.masks, settings.seed, settings.max_pixels)
 
 
 def _encode_once(
