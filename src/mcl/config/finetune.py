@@ -178,7 +178,10 @@ class FinetuneSettings(Command):
         description="With a frozen trunk: recompute its BatchNorm statistics on the training scenes first.",
     )
     feature_cache_gb: float = Field(
-        1.0, ge=0, description="With a frozen trunk: features beyond this go to a file in the run folder."
+        1.0,
+        ge=0,
+        description="With a frozen trunk: features beyond this go to a file in the run folder; those of several "
+        "processes always do.",
     )
     feature_dtype: Literal["float16", "float32"] = Field(
         "float16", description="How features are kept (frozen trunk)."
