@@ -29,6 +29,8 @@ def figure(request) -> Callable[..., None]:
 
 def pytest_terminal_summary(terminalreporter) -> None:
     """How many tests there were, in the one process that hears of all."""
+    if hasattr(terminalreporter.config, "workerinput"):  # one of xdist's, which has run some of them
+        return
     for outcome in ("passed", "failed", "error", "skipped"):
         name = "ended with an error" if outcome == "error" else outcome
         record("", "run", name, len(terminalreporter.stats.get(outcome, [])))
