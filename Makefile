@@ -23,11 +23,17 @@ test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist worksteal
 
 # Kills, signals, full disks, fuzzing (docs/reliability.md); some need root for a small mount, else they are skipped.
+# What they measure goes to benchmarks/faults.json, also when one fails; `make docs` then fills the tables.
+faults: export MCL_FIGURES := $(CURDIR)/runs/faults.jsonl
+faults: export OMP_NUM_THREADS := 1
 faults: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m faults -n 2 --dist worksteal
+	@mkdir -p runs && rm -f "$$MCL_FIGURES"
+	$(BIN)/python -m pytest tests -m faults -n 2 --dist worksteal; ended=$$?; \
+	$(BIN)/python benchmarks/figures.py collect benchmarks/faults.json "$$MCL_FIGURES" && exit $$ended
 
 clean:
 	rm -rf $(VENV) runs
 
 docs: $(VENV)/.demo
 	$(BIN)/python -m mcl.run.reference > docs/reference.md
+	$(BIN)/python benchmarks/docs.py

@@ -2,6 +2,7 @@
 
 A table stands between ``<!-- table: NAME FILE ... -->`` and ``<!-- /table -->``; NAME is one of the functions below,
 FILEs are in this folder. A missing file is an error: a table never shows what was not measured.
+``figures FILE GROUP ...`` shows groups of what tests measured (figures.py).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import sys
 from pathlib import Path
 
+from figures import tables as figures_tables
 from runs import table as runs_table
 
 from mcl.bench.tables import markdown_of, read_tables
@@ -35,6 +37,11 @@ def bench(*files: str) -> str:
 def runs(*files: str) -> str:
     """Fine-tuning runs, mean and spread over seeds."""
     return "\n\n".join(runs_table(HERE / file) for file in files) + "\n"
+
+
+def figures(file: str, *groups: str) -> str:
+    """What tests measured."""
+    return figures_tables(HERE / file, *groups) + "\n"
 
 
 def _step_rows(tables, content) -> list[str]:
@@ -72,15 +79,25 @@ def _loop_rows(tables, content) -> list[str]:
     return [f"| a run's time outside the model's step, {name} | | {outside['share']:.1%} | |"]
 
 
+def pages() -> list[Path]:
+    """README and docs."""
+    root = HERE.parent
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def filled(text: str) -> str:
+    """A page with every marked table made anew."""
+    return MARKED.sub(lambda m: m[1] + globals()[m[2]](*m[3].split()) + m[5], text)
+
+
 def main() -> None:
     """Rewrite every marked table."""
-    root = HERE.parent
-    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+    for page in pages():
         old = page.read_text("utf-8")
-        new = MARKED.sub(lambda m: m[1] + globals()[m[2]](*m[3].split()) + m[5], old)
+        new = filled(old)
         if new != old:
             page.write_text(new, "utf-8")
-            print(f"{page.relative_to(root)}: tables renewed", file=sys.stderr)
+            print(f"{page.relative_to(HERE.parent)}: tables renewed", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -53,10 +53,17 @@ def test_three_hundred_damaged_pictures():
 
 
 @pytest.mark.faults
-def test_ten_thousand_damaged_pictures(capsys):
-    outcome = fuzzed(0, 10_000)
-    with capsys.disabled():
-        print("\n" + json.dumps(outcome, indent=1))
+def test_ten_thousand_damaged_pictures(figure):
+    outcome, totals = fuzzed(0, 10_000), Counter()
+    for kind, number in outcome["counted"].items():
+        name, became = kind.split()
+        figure("pictures", name, number, "", became)
+        totals[became] += number
+    for became, number in totals.items():
+        figure("pictures", "all", number, "", became)
+    figure("limits", "slowest picture, processor time", outcome["slowest"][0], "s")
+    figure("limits", "most memory that a picture took", outcome["grown_mb"][0], "MB")
+    figure("limits", "crashes, hangs and other errors", len(outcome["wrong"]))
     check(outcome, 10_000)
     for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
         assert outcome["counted"][f"{kind} decoded"] > 100 and outcome["counted"][f"{kind} unreadable"] > 100
@@ -209,10 +216,11 @@ def test_coco_files_of_damaged_bytes_are_loaded_or_refused(scenes_root, flips, c
 
 
 @pytest.mark.faults
-def test_ten_thousand_mutated_coco_files(scenes_root, capsys):
+def test_ten_thousand_mutated_coco_files(scenes_root, figure):
     outcomes = fuzz_coco(scenes_root, 10_000)
-    with capsys.disabled():
-        print(f"\n{outcomes}")
+    for outcome, number in sorted(outcomes.items()):
+        listed, annotated = outcome.split("/")
+        figure("coco", f"{listed} as a list of images", number, "", f"{annotated} as annotations")
     assert sum(outcomes.values()) >= 9_000 and min(outcomes["loaded/loaded"], outcomes["loaded/refused"]) > 300
 
 

@@ -50,7 +50,7 @@ def test_stored_features_train_like_live_ones(detector, dataset, tmp_path):
     live = run(train_with(detector, frozen), collate([dataset[i] for i in range(4)]))
     learnt = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
     detector.load_state_dict(twin_state)
-    store = FeatureStore(detector.eval(), dataset, False, "float32", tmp_path / "f", 1.0, CPU)
+    store = FeatureStore(detector.eval(), dataset, False, "float32", tmp_path, 1.0, CPU)
     rows = FrozenScenes(dataset)
     stored = run(train_with(detector, frozen, store), collate([rows[0, i] for i in range(4)]))
     for name in live:
@@ -61,8 +61,8 @@ def test_stored_features_train_like_live_ones(detector, dataset, tmp_path):
 
 def test_mirrored_rows_and_targets_belong_together(detector, scenes, tmp_path):
     dataset = CocoDetection(scenes, NAMES, Framing(64, flip=0.5), masks=True, seed=3)
-    store = FeatureStore(detector.eval(), dataset, True, "float16", tmp_path / "f", 0.0, CPU)
-    assert isinstance(store.rows, np.memmap) and len(store.rows) == 2 * len(dataset)
+    store = FeatureStore(detector.eval(), dataset, True, "float16", tmp_path, 0.0, CPU)
+    assert isinstance(store.parts[0], np.memmap) and len(store.parts[0]) == 2 * len(dataset)
     rows, seen = FrozenScenes(dataset), set()
     for index in range(len(dataset)):
         row, target = rows[7, index]

@@ -55,12 +55,13 @@ def test_a_checkpoint_that_cannot_be_written_stops_the_run(words, tmp_path):
 
 
 @pytest.mark.faults
-def test_disk_full_and_stopped(words, whole, mounted):
+def test_disk_full_and_stopped(words, whole, mounted, figure):
     disk = mounted("size=64m")
     out = disk / "run"
     process = Run(out, *words, "--loop.tensorboard", "true").until(4)
-    filler = fill(disk)
+    filler, full = fill(disk), time.monotonic()
     assert process.ends() == 3, process.said
+    figure("stop", "disk full, `stop` (from the full disk on)", time.monotonic() - full, "s", "until exit")
     assert "No space left on device" in process.error and "is untouched" in process.error
     assert saved_step(out) >= 3 and not (out / "checkpoints/last.partial").exists()
     # Still full: nothing can be done, and it is said in one line.

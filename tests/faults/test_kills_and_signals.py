@@ -26,7 +26,7 @@ def saved_step(out) -> int:
     return torch.load(out / "checkpoints/last.pt", weights_only=True)["step"]
 
 
-def test_twenty_kills_at_random_steps(photos, words, tmp_path):
+def test_twenty_kills_at_random_steps(photos, words, tmp_path, figure):
     """kill -9 at 20 random steps of one run, each resumed; the first may come before there is a checkpoint."""
     steps, draw, out = 85, random.Random(4), tmp_path / "run"
     words = [*words, "--schedule.steps", str(steps)]
@@ -44,6 +44,7 @@ def test_twenty_kills_at_random_steps(photos, words, tmp_path):
     run(tmp_path / "whole", *words)
     assert_same_state(tmp_path / "whole", out)
     assert logged(out) == list(range(1, steps + 1))
+    figure("kills", "kill -9 at random steps of one run, survived", len(kills))
 
 
 def logged_or_torn(out) -> list[bytes]:
@@ -51,7 +52,7 @@ def logged_or_torn(out) -> list[bytes]:
 
 
 @pytest.mark.parametrize("moment, kept", [("written", 3), ("synced", 3), ("renamed", 6)])
-def test_killed_in_the_middle_of_writing_a_checkpoint(words, whole, tmp_path, moment, kept):
+def test_killed_in_the_middle_of_writing_a_checkpoint(words, whole, tmp_path, figure, moment, kept):
     out = tmp_path / "run"
     process = Run(out, *words, fault=die_in_checkpoint(moment, checkpoint=2))
     assert process.ends() == -signal.SIGKILL, process.said
@@ -60,21 +61,22 @@ def test_killed_in_the_middle_of_writing_a_checkpoint(words, whole, tmp_path, mo
     run(out, *words, "--resume")
     assert_same_state(whole, out)
     assert not (out / "checkpoints/last.partial").exists()
+    figure("kills", f"kill -9 while a checkpoint is {moment}, survived", 1)
 
 
 @pytest.mark.parametrize(
     "number, group",
     [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGUSR1, False), (signal.SIGUSR1, True), (signal.SIGINT, True)],
 )  # fmt: skip
-def test_asked_to_stop(words, whole, tmp_path, record_property, number, group):
+def test_asked_to_stop(words, whole, tmp_path, figure, number, group):
     """``group``: a terminal and SLURM signal the loader processes, too."""
     out = tmp_path / "run"
     process = Run(out, *words, "--loop.workers", "2").until(5)
     asked = time.monotonic()
     code = process.signal(number, group).ends(30)
     seconds = time.monotonic() - asked
-    record_property("seconds to exit", round(seconds, 2))
-    print(f"{signal.Signals(number).name}{' to the group' if group else ''}: exit after {seconds:.2f} s")
+    whom = "all processes of the job" if group else "the process"
+    figure("stop", f"{signal.Signals(number).name} to {whom}", seconds, "s", "until exit")
     assert code == 128 + number and seconds < 10
     assert signal.Signals(number).name in process.error and "--resume" in process.error
     assert saved_step(out) == len(logged(out)) < STEPS
@@ -82,7 +84,7 @@ def test_asked_to_stop(words, whole, tmp_path, record_property, number, group):
     assert_same_state(whole, out)
 
 
-def test_asked_to_stop_while_storage_hangs(words, whole, tmp_path):
+def test_asked_to_stop_while_storage_hangs(words, whole, tmp_path, figure):
     out, away = tmp_path / "run", tmp_path / "away"
     process = Run(out, *words, fault=storage_hangs_while(away)).until(3)
     away.touch()
@@ -93,8 +95,10 @@ def test_asked_to_stop_while_storage_hangs(words, whole, tmp_path):
     assert now < STEPS
     asked = time.time()
     assert process.signal(signal.SIGTERM).ends(60) == 143, process.said
-    written = (out / "checkpoints/last.pt").stat().st_mtime - asked
-    print(f"storage hangs: checkpoint after {written:.2f} s, exit after {time.time() - asked:.2f} s")
+    ended, written = time.time(), (out / "checkpoints/last.pt").stat().st_mtime - asked
+    name = "SIGTERM while storage hangs, one loader process"
+    figure("stop", name, ended - asked, "s", "until exit")
+    figure("stop", name, written, "s", "until the checkpoint is there")
     assert written < 10 and saved_step(out) == len(logged(out)) == now
     run(out, *words, "--resume")
     assert_same_state(whole, out)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from mcl.config.base import Command, Section
 from mcl.config.optim import LoopSettings, OptimSettings, ScheduleSettings
 from mcl.config.watch import WatchSettings
+
+Pixels = Annotated[
+    int,
+    Field(ge=4096, description="Largest width x height that is decoded; a larger image stops the command."),
+]
 
 
 class ShapeSettings(Section):
@@ -162,6 +167,7 @@ class FinetuneSettings(Command):
     max_missing: float = Field(
         0.05, ge=0, lt=1, description="Share of images that may be missing in the image folder."
     )
+    max_pixels: Pixels = 178_956_970
     precise_bn_images: int = Field(
         200,
         ge=0,
@@ -172,7 +178,10 @@ class FinetuneSettings(Command):
         description="With a frozen trunk: recompute its BatchNorm statistics on the training scenes first.",
     )
     feature_cache_gb: float = Field(
-        1.0, ge=0, description="With a frozen trunk: features beyond this go to a file in the run folder."
+        1.0,
+        ge=0,
+        description="With a frozen trunk: features beyond this go to a file in the run folder; those of several "
+        "processes always do.",
     )
     feature_dtype: Literal["float16", "float32"] = Field(
         "float16", description="How features are kept (frozen trunk)."
@@ -221,6 +230,7 @@ class EvaluateSettings(Command):
     max_missing: float = Field(
         0.05, ge=0, lt=1, description="Share of images that may be missing in the image folder."
     )
+    max_pixels: Pixels = 178_956_970
     score_threshold: float | None = Field(
         None, ge=0, lt=1, description="Drop detections that score less; none: as trained."
     )

@@ -17,9 +17,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from mcl.data.coco_json import CocoScenes, Scene, SceneObject
-from mcl.data.decode import UnreadableImage, read_image
+from mcl.data.decode import TooManyPixels, UnreadableImage, read_image
 from mcl.data.random import STREAM_DETECTION, seeded
 from mcl.errors import UserError
+
+LARGER = "(--max_pixels); raise it, or take the image out of the annotations"
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,20 @@ class CocoDetection(Dataset):
         names: category names in the order of the labels, label 1 first.
         framing: size and augmentation.
         masks: also give masks.
+        max_pixels: see ``read_scene``.
     """
 
     def __init__(
-        self, scenes: CocoScenes, names: Sequence[str], framing: Framing, masks: bool, seed: int = 0
+        self,
+        scenes: CocoScenes,
+        names: Sequence[str],
+        framing: Framing,
+        masks: bool,
+        seed: int = 0,
+        max_pixels: int | None = None,
     ) -> None:
         self.scenes, self.framing, self.masks, self.seed = scenes, framing, masks, seed
+        self.max_pixels = max_pixels
         label_of = {name: label for label, name in enumerate(names, start=1)}
         self.labels = {i: label_of[name] for i, name in scenes.categories.items() if name in label_of}
         self._jitter = (
@@ -76,7 +86,7 @@ class CocoDetection(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, dict[str, Any]]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         scene = self.scenes.scenes[index]
-        image = tv_tensors.Image(F.pil_to_tensor(read_scene(scene)))
+        image = tv_tensors.Image(F.pil_to_tensor(read_scene(scene, self.max_pixels)))
         with seeded(STREAM_DETECTION, self.seed, epoch, index):
             image, target = self._augment(image, self._target(scene))
         extra = {
@@ -88,7 +98,7 @@ class CocoDetection(Dataset):
 
     def still(self, index: int) -> Tensor:
         """The scene's image without anything random, uint8 (3, h, w)."""
-        image = F.pil_to_tensor(read_scene(self.scenes.scenes[index]))
+        image = F.pil_to_tensor(read_scene(self.scenes.scenes[index], self.max_pixels))
         return F.resize(
             image, list(framed_size(image.shape[-2:], self.framing.without_chance())), antialias=True
         )
@@ -147,20 +157,37 @@ class CocoDetection(Dataset):
         return steps(image, target)
 
 
-def read_scene(scene: Scene) -> Image.Image:
+def require_few_pixels(scenes: CocoScenes, max_pixels: int) -> None:
+    """Check the annotated sizes, before anything is decoded.
+
+    Raises:
+        UserError: naming the first image that is larger.
+    """
+    for scene in scenes.scenes:
+        if scene.width * scene.height > max_pixels:
+            what = f"{scene.width} x {scene.height} are larger than {max_pixels:,} pixels"
+            raise UserError(f"{scene.path}: {what} {LARGER}")
+
+
+def read_scene(scene: Scene, max_pixels: int | None = None) -> Image.Image:
     """Decode a scene's image at the size its annotations were made for.
 
     Annotation tools differ in whether they apply the EXIF rotation: the orientation that has the annotated
     width and height is taken.
 
+    Args:
+        max_pixels: width x height above which nothing is decoded; none: Pillow's limit.
+
     Raises:
-        UserError: the image cannot be decoded or has another size than annotated.
+        UserError: the image cannot be decoded, is larger, or has another size than annotated.
     """
     try:
-        image = read_image(scene.path)
+        image = read_image(scene.path, max_pixels=max_pixels)
         if image.size != (scene.width, scene.height):
-            as_stored = read_image(scene.path, upright=False)
+            as_stored = read_image(scene.path, upright=False, max_pixels=max_pixels)
             image = as_stored if as_stored.size == (scene.width, scene.height) else image
+    except TooManyPixels as error:
+        raise UserError(f"{scene.path}: {error} {LARGER}") from None
     except UnreadableImage as error:
         raise UserError(f"{scene.path}: {error}; mend the file or take it out of the annotations") from None
     if image.size != (scene.width, scene.height):

@@ -34,6 +34,10 @@ class UnreadableImage(Exception):
     """The file is not a picture that can be decoded; the message says why in a few words."""
 
 
+class TooManyPixels(UnreadableImage):
+    """The picture is larger than ``max_pixels``: sound, for all that is known, but not decoded."""
+
+
 def read_image(
     picture: Picture | str | BinaryIO,
     at_least: tuple[int, int] | None = None,
@@ -90,7 +94,7 @@ def read_reduced(
                 return _to_rgb(image), full
     except Image.DecompressionBombError:
         limit = max_pixels or 2 * Image.MAX_IMAGE_PIXELS
-        raise UnreadableImage(f"larger than {limit:,} pixels") from None
+        raise TooManyPixels(f"larger than {limit:,} pixels") from None
     except FileNotFoundError:
         raise UnreadableImage("file is missing") from None
     except Image.UnidentifiedImageError:

@@ -43,11 +43,15 @@ class Mark:
 
 
 def detections_figure(
-    scenes: CocoScenes, results: dict[str, list[dict[str, Any]]], count: int = 8
+    scenes: CocoScenes,
+    results: dict[str, list[dict[str, Any]]],
+    count: int = 8,
+    max_pixels: int | None = None,
 ) -> Image.Image:
     """Pairs (annotated, detected) of ``count`` scenes spread evenly over those with objects.
 
-    Detections of score 0.3 and more are shown; where there are none, the best three.
+    Detections of score 0.3 and more are shown; where there are none, the best three. ``max_pixels``: see
+    ``read_scene``.
     """
     with_objects = [scene for scene in scenes.scenes if scene.objects] or scenes.scenes
     chosen = [with_objects[i * len(with_objects) // count] for i in range(min(count, len(with_objects)))]
@@ -61,16 +65,16 @@ def detections_figure(
         truth = [_annotated(thing, scene, scenes, colours) for thing in scene.objects]
         best = _best(found.get(scene.id, []))
         guesses = [_detected(result, masks.get((scene.id, k)), scenes, colours) for k, result in best]
-        image = read_scene(scene)
+        image = read_scene(scene, max_pixels)
         pairs.append((_tile(image, truth, "annotated"), _tile(image, guesses, _caption(best))))
     return _grid(pairs)
 
 
 def save_detections(
-    path: Path, scenes: CocoScenes, results: dict[str, list[dict[str, Any]]], count: int = 8
+    path: Path, scenes: CocoScenes, results: dict[str, list[dict[str, Any]]], max_pixels: int | None = None
 ) -> None:
     """Write ``detections_figure`` as PNG."""
-    detections_figure(scenes, results, count).save(path)
+    detections_figure(scenes, results, max_pixels=max_pixels).save(path)
 
 
 def _best(found: list[tuple[int, dict]]) -> list[tuple[int, dict]]:

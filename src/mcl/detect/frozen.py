@@ -16,8 +16,11 @@ from torchvision.models.detection.image_list import ImageList
 
 from mcl.data.coco import CocoDetection
 from mcl.data.loader import plain_errors
+from mcl.data.workers import prepare_worker
 from mcl.detect.detector import head_convs
+from mcl.detect.feature_rows import Deal, RowsInFile, RowsInMemory, fresh_names, map_rows
 from mcl.detect.forward import canvas_of, to_canvas
+from mcl.engine.distributed import process_count, rank, share_objects, wait_for_all
 
 
 def freeze(detector: FasterRCNN, what: str) -> list[nn.Module]:
@@ -39,13 +42,19 @@ def freeze(detector: FasterRCNN, what: str) -> list[nn.Module]:
 class FeatureStore:
     """Features p2..p5, pool of every still training image (and its mirror image), one row each.
 
+    Several processes compute a share each, into a file each, and read all of them.
+
     Args:
-        detector: with a frozen trunk; put into eval mode while features are computed.
+        detector: with a frozen trunk in eval mode, the same on all processes.
         dataset: its still images are encoded.
         mirrored: also encode mirror images.
         dtype: ``float16`` or ``float32``.
-        file: where rows go if they take more than ``limit_gb``; they stay in memory otherwise.
+        folder: where rows go if they take more than ``limit_gb`` (those of several processes always do); they stay in
+            memory otherwise. All processes see it. What is left there of an earlier store is removed.
         tick: called with the number of images done after every batch.
+
+    Raises:
+        UserError: an image cannot be read, or a process does not see the folder of the others.
     """
 
     def __init__(
@@ -54,31 +63,27 @@ class FeatureStore:
         dataset: CocoDetection,
         mirrored: bool,
         dtype: str,
-        file: Path,
+        folder: Path,
         limit_gb: float,
         device: torch.device,
         batch: int = 16,
         workers: int = 0,
         tick: Callable[[int], None] = lambda done: None,
     ) -> None:
-        self.mirrored, self.device = mirrored, device
-        stills = DataLoader(_Stills(dataset), batch, num_workers=workers, collate_fn=list)
-        done, self.rows = 0, None
-        for images in plain_errors(stills):
-            done += len(images)
-            first = done - len(images)
-            for flipped in (False, True)[: 1 + mirrored]:
-                features = self._encode(detector, images, flipped)
-                if self.rows is None:
-                    self._allocate(features, len(dataset), dtype, file, limit_gb)
-                flat = torch.cat([level.flatten(1) for level in features.values()], 1).cpu().numpy()
-                where = slice(len(dataset) * flipped + first, len(dataset) * flipped + done)
-                self.rows[where] = flat.astype(dtype)
-            tick(done)
+        self.mirrored, self.device, self.dtype = mirrored, device, dtype
+        self.deal = Deal(len(dataset), batch, process_count())
+        self.shares = self.deal.shares()
+        self.names = fresh_names(folder, process_count())
+        self.shapes, self.canvas_size = {}, (0, 0)
+        written = self._compute(detector, dataset, limit_gb, workers, tick)
+        # A process without images of its own learns the shapes here; and all files are complete.
+        shared = share_objects((self.shapes, self.canvas_size))
+        self.shapes, self.canvas_size = next(shapes for shapes in shared if shapes[0])
+        self.parts = [written.array] if isinstance(written, RowsInMemory) else self._map()
 
     def features(self, rows: Sequence[int]) -> OrderedDict[str, Tensor]:
         """p2..p5, pool of these rows (index, or index + number of images for the mirror image) as float32."""
-        flat = torch.from_numpy(np.ascontiguousarray(self.rows[list(rows)])).to(self.device).float()
+        flat = torch.from_numpy(np.stack([self._row(row) for row in rows])).to(self.device).float()
         pieces = flat.split([int(np.prod(shape)) for shape in self.shapes.values()], 1)
         return OrderedDict(
             (k, piece.view(len(rows), *s)) for (k, s), piece in zip(self.shapes.items(), pieces, strict=True)
@@ -89,11 +94,36 @@ class FeatureStore:
         return canvas_of(sizes, *self.canvas_size, self.device)
 
     def close(self) -> None:
-        """Give the memory, or the file, back."""
-        file = getattr(self.rows, "filename", None)
-        self.rows = None
-        if file is not None:
-            Path(file).unlink(missing_ok=True)
+        """Give memory and files back; every process must."""
+        self.parts = []
+        wait_for_all()
+        self.names[rank()].unlink(missing_ok=True)
+
+    def _compute(
+        self,
+        detector: FasterRCNN,
+        dataset: CocoDetection,
+        limit_gb: float,
+        workers: int,
+        tick: Callable[[int], None],
+    ) -> RowsInMemory | RowsInFile | None:
+        """This process's share: its images, then their mirror images; none if there is no image for it."""
+        stills = DataLoader(
+            _Stills(dataset), batch_sampler=self.deal.batches(rank()), num_workers=workers, collate_fn=list,
+            worker_init_fn=prepare_worker,
+        )  # fmt: skip
+        done, rows = 0, None
+        for images in plain_errors(stills):
+            for flipped in (False, True)[: 1 + self.mirrored]:
+                features = self._encode(detector, images, flipped)
+                flat = torch.cat([level.flatten(1) for level in features.values()], 1).cpu().numpy()
+                rows = rows or self._allocate(features, flat.shape[1], limit_gb)
+                rows.put(self.shares[rank()] * flipped + done, flat)
+            done += len(images)
+            tick(min(done * self.deal.processes, len(dataset)))
+        if rows:
+            rows.close()
+        return rows
 
     @torch.no_grad()
     def _encode(self, detector: FasterRCNN, images: list[Tensor], flipped: bool) -> OrderedDict[str, Tensor]:
@@ -102,14 +132,26 @@ class FeatureStore:
         return detector.backbone(canvas.tensors)
 
     def _allocate(
-        self, features: OrderedDict[str, Tensor], images: int, dtype: str, file: Path, limit_gb: float
-    ) -> None:
+        self, features: OrderedDict[str, Tensor], width: int, limit_gb: float
+    ) -> RowsInMemory | RowsInFile:
         self.shapes = {name: tuple(level.shape[1:]) for name, level in features.items()}
-        shape = (images * (1 + self.mirrored), sum(int(np.prod(s)) for s in self.shapes.values()))
-        if np.prod(shape, dtype=float) * np.dtype(dtype).itemsize > limit_gb * 1e9:
-            self.rows = np.memmap(file, dtype, "w+", shape=shape)
-        else:
-            self.rows = np.empty(shape, dtype)
+        shape = (self.deal.images * (1 + self.mirrored), width)
+        if self.deal.processes > 1 or shape[0] * width * np.dtype(self.dtype).itemsize > limit_gb * 1e9:
+            return RowsInFile(self.names[rank()], self.dtype)
+        return RowsInMemory(shape, self.dtype)
+
+    def _map(self) -> list[np.ndarray]:
+        width = sum(int(np.prod(shape)) for shape in self.shapes.values())
+        return [
+            map_rows(name, (share * (1 + self.mirrored), width), self.dtype)
+            for name, share in zip(self.names, self.shares, strict=True)
+            if share  # the first processes have one, if not all do
+        ]
+
+    def _row(self, row: int) -> np.ndarray:
+        flipped, image = divmod(row, self.deal.images)
+        process, position = self.deal.place(image)
+        return self.parts[process][self.shares[process] * flipped + position]
 
 
 class FrozenScenes(Dataset):

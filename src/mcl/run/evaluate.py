@@ -13,7 +13,7 @@ from torchvision.models.detection import FasterRCNN
 from mcl.config.base import dump
 from mcl.config.finetune import EvaluateSettings
 from mcl.config.optim import LoopSettings
-from mcl.data.coco import CocoDetection
+from mcl.data.coco import CocoDetection, require_few_pixels
 from mcl.data.coco_json import CocoScenes, read_coco
 from mcl.detect.evaluate import coco_numbers, predict
 from mcl.detect.figure import save_detections
@@ -48,6 +48,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
 def _evaluate(settings: EvaluateSettings, loop: LoopSettings) -> dict[str, Any]:
     scenes = read_coco(settings.val, settings.images, settings.max_missing)
+    require_few_pixels(scenes, settings.max_pixels)
     device = prepare_device(loop)
     detector, plan = load_detector(settings.detector, settings.score_threshold)
     notes = scenes.notes + check_classes(scenes, plan.names)
@@ -55,7 +56,9 @@ def _evaluate(settings: EvaluateSettings, loop: LoopSettings) -> dict[str, Any]:
     folder.write_text(CONFIG, dump(settings))
     for note in notes:
         console.print(note, markup=False)
-    numbers = measure(detector.to(device), plan, scenes, folder, settings.batch, settings.workers, device)
+    numbers = measure(
+        detector.to(device), plan, scenes, folder, settings.batch, settings.workers, device, settings.max_pixels
+    )
     if numbers is None:
         return {}
     summary = {
@@ -70,7 +73,7 @@ def _evaluate(settings: EvaluateSettings, loop: LoopSettings) -> dict[str, Any]:
 
 def measure(
     detector: FasterRCNN, plan: DetectorPlan, scenes: CocoScenes, folder: RunFolder, batch: int, workers: int,
-    device: torch.device,
+    device: torch.device, max_pixels: int | None = None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Run the detector on every scene, write predictions, numbers and picture, print the table.
 
@@ -78,7 +81,7 @@ def measure(
         ``coco_numbers`` with ``seconds`` and ``images``; none on processes other than rank 0.
     """
     started = time.perf_counter()
-    still = CocoDetection(scenes, plan.names, plan.framing, masks=False)
+    still = CocoDetection(scenes, plan.names, plan.framing, masks=False, max_pixels=max_pixels)
     with Display("test", len(scenes.scenes), 0) as display:
         results = predict(detector, still, list(plan.names), batch, workers, device, display.advance)
     if results is None:
@@ -90,7 +93,7 @@ def measure(
     for kind, found in results.items():
         _write_results(folder.path / f"predictions.{kind}.json", found)
     folder.write_json("eval.json", numbers)
-    save_detections(folder.path / "detections.png", scenes, results)
+    save_detections(folder.path / "detections.png", scenes, results, max_pixels)
     console.print(numbers_table(numbers))
     return numbers
 

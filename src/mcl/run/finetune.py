@@ -11,19 +11,19 @@ import torch
 from torchvision.models.detection import FasterRCNN
 
 from mcl.config.finetune import FinetuneSchedule, FinetuneSettings
-from mcl.data.coco import CocoDetection, Framing, collate
+from mcl.data.coco import collate, require_few_pixels
 from mcl.data.coco_json import CocoScenes, read_coco
 from mcl.data.loader import step_batches, steps_per_epoch
-from mcl.data.random import STREAM_DETECTION, STREAM_WEIGHTS, seeded
+from mcl.data.random import STREAM_WEIGHTS, seeded
 from mcl.detect.detector import load_trunk_into
 from mcl.detect.finetune import DetectorTraining
-from mcl.detect.frozen import FeatureStore, FrozenScenes, freeze
+from mcl.detect.frozen import FrozenScenes, freeze
 from mcl.detect.saved import FILE_NAME, DetectorPlan, save_detector
 from mcl.engine.allocator import freed_memory_kept
 from mcl.engine.device import device_type, prepare_device
 from mcl.engine.distributed import is_main, main_first, per_process, process_count, rank, take_from_main
 from mcl.engine.job import joined
-from mcl.engine.logging import Display, console, warnings_of
+from mcl.engine.logging import console, warnings_of
 from mcl.engine.loop import run_loop
 from mcl.engine.optim import Schedule, resolve_length
 from mcl.engine.precision import Format, with_format
@@ -35,6 +35,7 @@ from mcl.nn.sync_norm import synchronise_norms
 from mcl.nn.trunk import TrunkSpec
 from mcl.run.evaluate import check_classes, headline, measure, percent
 from mcl.run.guard import guarded
+from mcl.run.passes import encode_once, precise_norms, training_scenes
 from mcl.run.precision import precision_of_run, settle_precision
 from mcl.run.resume import start_or_resume
 
@@ -45,6 +46,7 @@ MAY_DIFFER = (
     "recipe",
     "images",
     "val_images",
+    "max_pixels",
     "loop",
     "watch",
     "test_batch",
@@ -78,6 +80,8 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
     started = time.perf_counter()
     train = read_coco(settings.train, settings.images, settings.max_missing)
     val = read_coco(settings.val, settings.val_images or settings.images, settings.max_missing)
+    for scenes in (train, val):
+        require_few_pixels(scenes, settings.max_pixels)
     plan, state, told = _plan(settings, train)
     notes = told + train.notes + val.notes + check_classes(val, plan.names)
     device = prepare_device(settings.loop)
@@ -94,14 +98,17 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
         synchronise_norms(detector, device.type)
     training, cost = _train(settings, plan, detector, train, folder, device)
     if settings.precise_bn_images:
-        _precise_norms(training, settings, _dataset(settings, plan, train))
+        precise_norms(training, settings, training_scenes(settings, plan, train))
     if training.store:
         training.store.close()
     if is_main():
         save_detector(
             folder.path / FILE_NAME, detector, plan, {"trunk": settings.trunk, "parts": settings.parts}
         )
-    numbers = measure(detector, plan, val, folder, settings.test_batch, settings.loop.workers, device)
+    take_from_main(detector)  # without loop.sync_bn every process has measured its own BatchNorm statistics
+    numbers = measure(
+        detector, plan, val, folder, settings.test_batch, settings.loop.workers, device, settings.max_pixels
+    )
     if numbers is None:
         return {}
     cost["total_seconds"] = round(time.perf_counter() - started, 1)
@@ -160,7 +167,7 @@ def _train(
     settings: FinetuneSettings, plan: DetectorPlan, detector: FasterRCNN, scenes: CocoScenes,
     folder: RunFolder, device: torch.device,
 ) -> tuple[DetectorTraining, dict[str, Any]]:  # fmt: skip
-    dataset = _dataset(settings, plan, scenes)
+    dataset = training_scenes(settings, plan, scenes)
     if settings.loop.channels_last:
         detector.to(memory_format=torch.channels_last)
     frozen = freeze(detector, settings.freeze)
@@ -173,7 +180,7 @@ def _train(
         detector, settings.optim, schedule, settings.batch, device, frozen, precision=settings.loop.precision
     )
     if settings.freeze == "trunk":
-        training.store = _encode_once(training, settings, dataset, folder)
+        training.store = encode_once(training, settings, dataset, folder)
     source = FrozenScenes(dataset) if training.store else dataset
 
     def batches(start_step: int) -> Iterator[Any]:
@@ -198,7 +205,7 @@ def _settle(
         return settings
     if settings.freeze == "trunk":  # its features are computed once, and the heads alone are no work
         return with_format(settings, Format("fp32", settings.loop.channels_last))
-    dataset = _dataset(settings, plan, scenes)
+    dataset = training_scenes(settings, plan, scenes)
     batch = collate([dataset[0, i % len(dataset)] for i in range(per_process(settings.batch))])
 
     def build(chosen: Format) -> Callable[[], Any]:
@@ -213,57 +220,6 @@ def _settle(
         return lambda: training.train_step(batch, 0)
 
     return settle_precision(settings, folder, device, build)
-
-
-def _dataset(settings: FinetuneSettings, plan: DetectorPlan, scenes: CocoScenes) -> CocoDetection:
-    views = settings.views
-    framing = Framing(
-        plan.image_size, plan.short_sides, plan.long_side, views.flip, views.scale_jitter, views.colour
-    )
-    return CocoDetection(scenes, plan.names, framing, plan.masks, settings.seed)
-
-
-def _encode_once(
-    training: DetectorTraining, settings: FinetuneSettings, dataset: CocoDetection, folder: RunFolder
-) -> FeatureStore:
-    # An untrained trunk's BatchNorm has seen nothing: its statistics at least are measured.
-    if settings.calibrate_bn or settings.trunk == "none":
-        layers = _recompute(training, settings, dataset, settings.precise_bn_images or 200, frozen=[])
-        console.print(
-            f"BatchNorm statistics of {layers} layers measured on the training scenes before freezing"
-        )
-    training.detector.eval()
-    with Display("features", len(dataset), 0) as display:
-        return FeatureStore(
-            training.detector, dataset, settings.views.flip > 0, settings.feature_dtype,
-            folder.path / f"features{rank() or ''}.bin", settings.feature_cache_gb, training.device, settings.test_batch,
-            settings.loop.workers, display.advance,
-        )  # fmt: skip
-
-
-def _precise_norms(training: DetectorTraining, settings: FinetuneSettings, dataset: CocoDetection) -> None:
-    source = FrozenScenes(dataset) if training.store else dataset
-    layers = _recompute(training, settings, source, settings.precise_bn_images, frozen=training.frozen)
-    console.print(
-        f"precise BatchNorm: statistics of {layers} layers over {settings.precise_bn_images} images"
-    )
-
-
-def _recompute(
-    training: DetectorTraining,
-    settings: FinetuneSettings,
-    dataset: Any,
-    images: int,
-    frozen: list[torch.nn.Module],
-) -> int:
-    steps = max(1, round(images / settings.batch))
-    batches = step_batches(
-        dataset, settings.batch, settings.seed, 0, steps, settings.loop.workers, collate, rank=rank(),
-        processes=process_count(),
-    )  # fmt: skip
-    # Boxes are sampled at random in the heads; the seed makes a resumed run end the same.
-    with seeded(STREAM_DETECTION, settings.seed):
-        return training.recompute_norms(batches, frozen)
 
 
 def _announce(notes: list[str], plan: DetectorPlan, report: LoadReport | None) -> None:

@@ -1,0 +1,73 @@
+"""Passes over the training scenes besides training: features of a frozen trunk, BatchNorm statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from mcl.config.finetune import FinetuneSettings
+from mcl.data.coco import CocoDetection, Framing, collate
+from mcl.data.coco_json import CocoScenes
+from mcl.data.loader import step_batches
+from mcl.data.random import STREAM_DETECTION, seeded
+from mcl.detect.finetune import DetectorTraining
+from mcl.detect.frozen import FeatureStore, FrozenScenes
+from mcl.detect.saved import DetectorPlan
+from mcl.engine.distributed import process_count, rank, take_from_main
+from mcl.engine.logging import Display, console
+from mcl.engine.run_folder import RunFolder
+
+CALIBRATION_IMAGES = 200
+
+
+def training_scenes(settings: FinetuneSettings, plan: DetectorPlan, scenes: CocoScenes) -> CocoDetection:
+    """The scenes with the augmentation of training."""
+    views = settings.views
+    framing = Framing(
+        plan.image_size, plan.short_sides, plan.long_side, views.flip, views.scale_jitter, views.colour
+    )
+    return CocoDetection(scenes, plan.names, framing, plan.masks, settings.seed, settings.max_pixels)
+
+
+def encode_once(
+    training: DetectorTraining, settings: FinetuneSettings, dataset: CocoDetection, folder: RunFolder
+) -> FeatureStore:
+    """Features of all scenes by the frozen trunk; the processes share the work."""
+    # An untrained trunk's BatchNorm has seen nothing: its statistics at least are measured.
+    if settings.calibrate_bn or settings.trunk == "none":
+        images = settings.precise_bn_images or CALIBRATION_IMAGES
+        layers = _recompute(training, settings, dataset, images, frozen=[])
+        console.print(
+            f"BatchNorm statistics of {layers} layers measured on the training scenes before freezing"
+        )
+        # Without loop.sync_bn every process measured its own, and features must come from one trunk.
+        take_from_main(training.detector)
+    training.detector.eval()
+    with Display("features", len(dataset), 0) as display:
+        return FeatureStore(
+            training.detector, dataset, settings.views.flip > 0, settings.feature_dtype, folder.path,
+            settings.feature_cache_gb, training.device, settings.test_batch, settings.loop.workers, display.advance,
+        )  # fmt: skip
+
+
+def precise_norms(training: DetectorTraining, settings: FinetuneSettings, dataset: CocoDetection) -> None:
+    """Measure the BatchNorm statistics of all that was trained at the final weights."""
+    source = FrozenScenes(dataset) if training.store else dataset
+    layers = _recompute(training, settings, source, settings.precise_bn_images, frozen=training.frozen)
+    console.print(
+        f"precise BatchNorm: statistics of {layers} layers over {settings.precise_bn_images} images"
+    )
+
+
+def _recompute(
+    training: DetectorTraining, settings: FinetuneSettings, dataset: Any, images: int, frozen: list[nn.Module]
+) -> int:
+    steps = max(1, round(images / settings.batch))
+    batches = step_batches(
+        dataset, settings.batch, settings.seed, 0, steps, settings.loop.workers, collate, rank=rank(),
+        processes=process_count(),
+    )  # fmt: skip
+    # Boxes are sampled at random in the heads; the seed makes a resumed run end the same.
+    with seeded(STREAM_DETECTION, settings.seed):
+        return training.recompute_norms(batches, frozen)
