@@ -121,12 +121,10 @@ def gradients() -> list:
     """Of two backwards, the last one averaged; of parameters that all, one or no process uses."""
     torch.manual_seed(0)
     every, one, none, late = (torch.nn.Parameter(torch.randn(3, 4)) for _ in range(4))
-    average = GradientAverage([every, one, none, late], bucket_bytes=1)
+    average = GradientAverage([every, one, none, late], bucket_mb=1e-6)
     (every * (rank() + 1)).sum().backward()
-    average.start()
     loss = (every * (rank() + 1)).sum() + (late**2).sum()
-    (loss + 4 * one.sum() if rank() == 1 else loss).backward()
-    average.finish()
+    average.last(loss + 4 * one.sum() if rank() == 1 else loss).backward()
     torch.testing.assert_close(late.grad, 2 * late.detach())
     return [every.grad, one.grad, none.grad]
 

@@ -73,7 +73,7 @@ def train(case: str, together: bool) -> dict[str, torch.Tensor]:
     optim = OptimSettings(clip_norm=0.5)
     optimizer = build_optimizer(method.trained, optim, 2 * HALF)
     set_lr(optimizer, 0.5)
-    average = GradientAverage(method.trained.parameters(), bucket_bytes=20_000)
+    average = GradientAverage(method.trained.parameters(), bucket_mb=0.02)
     found = {}
     for step in range(STEPS[case]):
         part = half(method, step, rank()) if together else joint(method, step)

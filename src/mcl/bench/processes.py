@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,9 @@ import torch.distributed as dist
 
 from mcl.bench.measure import waiter
 from mcl.bench.step import TrainingStep
-from mcl.bench.stopwatch import Stopwatch
+from mcl.bench.stopwatch import Event, Stopwatch
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchScaleSettings
-from mcl.engine import gradients
 from mcl.engine.allocator import freed_memory_kept
 from mcl.engine.device import device_type, prepare_device
 from mcl.engine.distributed import is_main, mean_over_processes, per_process, process_count
@@ -28,7 +28,7 @@ from mcl.engine.job import joined
 from mcl.errors import RunFailed
 from mcl.nn.sync_norm import synchronise_norms
 
-STEP, EXCHANGE = "step", "exchange"
+STEP, BACKWARD, EXCHANGE = "step", "backward", "exchange"
 COLUMNS = {
     "processes": ("processes", "{}"), "share": ("images each", "{}"), "threads": ("threads each", "{}"),
     "step": ("step", "{:.1f} ms"), "images_per_second": ("images/s", "{:.1f}"), "exchange": ("in exchanges", "{:.0%}"),
@@ -89,13 +89,16 @@ def measure_rank(settings: BenchScaleSettings) -> dict[str, Any]:
             (TrainingStep, "__call__", STEP),
             (dist, "all_reduce", EXCHANGE),
             (dist, "all_gather", EXCHANGE),
-            (gradients._Bucket, "receive", EXCHANGE),  # where it waits for what was sent before
+            (torch.Tensor, "backward", BACKWARD),
         ],
         waiter(device),
     )
+    filled = _times_of_gradients(step.method.trained)
     with watch, freed_memory_kept(settings.loop.keep_memory):
         for _ in range(1 + settings.measure_steps):  # the first one gets memory
             step()
+    if process_count() > 1:
+        _add_waits_for_gradients(watch, filled)
     shares, calls, seconds = [], [], []
     for timed in watch.of(STEP)[1:]:
         inside = [e for e in watch.of(EXCHANGE) if timed.start <= e.start and e.end <= timed.end]
@@ -108,6 +111,22 @@ def measure_rank(settings: BenchScaleSettings) -> dict[str, Any]:
         "images_per_second": settings.batch / median, "exchange": statistics.median(shares),
         "calls": statistics.median(calls),
     }  # fmt: skip
+
+
+def _times_of_gradients(module: torch.nn.Module) -> list[float]:
+    """Filled with the moment of every gradient that a backward makes."""
+    times: list[float] = []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(lambda _: times.append(time.perf_counter()))
+    return times
+
+
+def _add_waits_for_gradients(watch: Stopwatch, filled: list[float]) -> None:
+    """DDP waits inside backward: from the last gradient to the end."""
+    for event in watch.of(BACKWARD):
+        last = max((moment for moment in filled if event.start <= moment <= event.end), default=event.end)
+        watch.events.append(Event(EXCHANGE, last, event.end))
 
 
 def main(request: Path) -> None:

@@ -163,11 +163,7 @@ def apply_gradients(
     average: GradientAverage | None = None,
 ) -> Tensor:
     """Backward, average over processes, clip the global norm, step, zero; returns the norm before clipping (0-d)."""
-    if average is not None:
-        average.start()
-    loss.backward()
-    if average is not None:
-        average.finish()
+    (loss if average is None else average.last(loss)).backward()
     params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(params, clip_norm if clip_norm is not None else math.inf)
     optimizer.step()
