@@ -30,7 +30,7 @@ from mcl.data.decode import UnreadableImage, read_image
 MAX_PIXELS = 1_000_000
 ADDRESS_SPACE = 1500 * 2**20  # bytes; the interpreter with Pillow and numpy takes most of a third of it
 LIBC = ctypes.CDLL(None)
-HANG = 20  # seconds of one picture after which the process ends with a traceback
+HANG = 120  # seconds of one picture after which the process ends with a traceback; a busy machine is no hang
 INTERESTING = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 
 
