@@ -189,9 +189,9 @@ def run(first: int, count: int) -> dict:
                     wrong.append((number, reason))
             except BaseException as error:
                 wrong.append((number, repr(error)))
+            faulthandler.cancel_dump_traceback_later()  # the time to make the next one is not meant
             slowest = max(slowest, (time.process_time() - started, number))
             grown = max(grown, (memory("VmHWM") - before, number))
-    faulthandler.cancel_dump_traceback_later()
     return {
         "counted": dict(sorted(counted.items())), "reasons": dict(reasons.most_common(12)), "wrong": wrong,
         "slowest": slowest, "grown_mb": grown,
