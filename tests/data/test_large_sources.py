@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import shlex
 import shutil
 import sys
 import tarfile
@@ -211,7 +212,7 @@ def test_shards_give_the_batches_of_the_same_files_in_a_folder(tmp_path, form):
     source = {
         "folder": tmp_path / "shards", "one": files[0], "braces": f"{tmp_path}/shards/{{000..001}}.tar",
         "star": f"{tmp_path}/shards/*.tar", "url": f"{(tmp_path / 'shards').as_uri()}/{{000..001}}.tar",
-        "pipe": f"pipe:cat {tmp_path}/shards/{{000..001}}.tar",
+        "pipe": f"pipe:cat {shlex.quote(str(tmp_path))}/shards/{{000..001}}.tar",
     }[form]  # fmt: skip
     if form == "url":
         pytest.importorskip("webdataset")

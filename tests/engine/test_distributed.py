@@ -157,6 +157,7 @@ def test_alone_nothing_is_exchanged():
 
 def fail(how: str) -> None:
     """Rank 1 (or with ``main``, rank 0) fails while the other waits for it."""
+    distributed.wait_for_all()  # both have started
     if how == "main" and rank() == 0:
         os.kill(os.getpid(), 9)
     if how != "main" and rank() == 1:
