@@ -19,10 +19,15 @@ from mcl.engine.job import joined
 FORK = multiprocessing.get_context("fork")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def reserved_port() -> socket.socket:
+    """A socket bound to a port that the system gives to nobody else until it is closed.
+
+    It does not listen, and with SO_REUSEADDR on both sides rank 0 may.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("", 0))
+    return reserved
 
 
 def torchrun_names(rank: int, count: int) -> dict[str, str]:
@@ -39,22 +44,23 @@ def slurm_names(rank: int, count: int) -> dict[str, str]:
 
 
 def start_ranks(
-    count: int, function: Callable, *args: Any, names=torchrun_names, inside: bool = True, timeout: float = 120
+    count: int, function: Callable, *args: Any, names=torchrun_names, inside: bool = True, timeout: float = 300
 ) -> list[tuple[Any, Any]]:
     """Start ``function(*args)`` on every rank; pairs of (process, connection)."""
-    port, started = str(free_port()), []
+    reserved, started = reserved_port(), []
     for rank in range(count):
         receiver, sender = FORK.Pipe(duplex=False)
-        variables = {**names(rank, count), "MASTER_PORT": port}
+        variables = {**names(rank, count), "MASTER_PORT": str(reserved.getsockname()[1])}
         variables.setdefault("MASTER_ADDR", "127.0.0.1")
         process = FORK.Process(target=_run, args=(sender, variables, inside, timeout, function, args), daemon=True)
         process.start()
+        process.reserved_port = reserved  # as long as somebody holds the process
         sender.close()
         started.append((process, receiver))
     return started
 
 
-def on_ranks(count: int, function: Callable, *args: Any, timeout: float = 120, **options) -> list[Any]:
+def on_ranks(count: int, function: Callable, *args: Any, timeout: float = 300, **options) -> list[Any]:
     """``function(*args)`` of every rank, as a list; inside a group of gloo processes unless ``inside=False``."""
     results, started = [], start_ranks(count, function, *args, timeout=timeout, **options)
     for rank, (process, receiver) in enumerate(started):

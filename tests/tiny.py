@@ -19,7 +19,7 @@ def tiny(**more):
     return {**dict(word[2:].split("=") for word in TINY), "loop.workers": 0, **more}
 
 
-def wait_for_steps(run: Path, steps: int, ended: Callable[[], int | None], seconds: float = 240) -> Path:
+def wait_for_steps(run: Path, steps: int, ended: Callable[[], int | None], seconds: float = 400) -> Path:
     """Until ``steps`` lines are in a run's metrics.jsonl, whose path is returned; ``ended`` is its exit code."""
     metrics, deadline = run / "metrics.jsonl", time.monotonic() + seconds
     while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= steps):

@@ -69,7 +69,7 @@ def _tell(error: Exception) -> None:
     if rank_by_environment() == 0 or "mcl.engine.job" in sys.modules:
         print("\n".join(map(printable, f"mcl: error: {error}".splitlines())), file=sys.stderr, flush=True)
     else:
-        time.sleep(3)  # a launcher ends all processes with the first: rank 0 must have told it by then
+        time.sleep(15)  # a launcher ends all processes with the first: rank 0, maybe slower, must have told it by then
 
 
 def _leave(exit_code: int) -> int:

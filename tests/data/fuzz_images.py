@@ -30,7 +30,7 @@ from mcl.data.decode import UnreadableImage, read_image
 MAX_PIXELS = 1_000_000
 ADDRESS_SPACE = 1500 * 2**20  # bytes; the interpreter with Pillow and numpy takes most of a third of it
 LIBC = ctypes.CDLL(None)
-HANG = 20  # seconds of one picture after which the process ends with a traceback
+HANG = 120  # seconds of one picture after which the process ends with a traceback; a busy machine is no hang
 INTERESTING = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 
 
@@ -189,9 +189,9 @@ def run(first: int, count: int) -> dict:
                     wrong.append((number, reason))
             except BaseException as error:
                 wrong.append((number, repr(error)))
+            faulthandler.cancel_dump_traceback_later()  # the time to make the next one is not meant
             slowest = max(slowest, (time.process_time() - started, number))
             grown = max(grown, (memory("VmHWM") - before, number))
-    faulthandler.cancel_dump_traceback_later()
     return {
         "counted": dict(sorted(counted.items())), "reasons": dict(reasons.most_common(12)), "wrong": wrong,
         "slowest": slowest, "grown_mb": grown,

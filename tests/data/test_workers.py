@@ -32,7 +32,7 @@ except OSError:
 
 
 def errors_of(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -44,3 +44,35 @@ def test_a_peer_that_leaves_in_the_middle_leaves_no_traceback(sent):
 
 def test_other_errors_are_shown():
     assert "FileNotFoundError" in errors_of(FAILING)
+STARTING = """
+import os, signal, sys, time
+from multiprocessing import util
+import torch
+from mcl.data.loader import step_batches
+from mcl.engine.signals import StopWaiting, catch_signals
+
+def signalled(_):  # in a loader process, before it has done anything
+    for name in ("SIGINT", "SIGUSR1"):
+        os.kill(os.getpid(), getattr(signal, name))
+
+def mask(_):
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+class Numbers:
+    def __len__(self):
+        return 8
+    def __getitem__(self, key):
+        return torch.tensor([len(mask(None)), signal.getsignal(signal.SIGINT) == signal.SIG_IGN])
+
+util.register_after_fork(os, signalled)
+with catch_signals() as caught:
+    stream = step_batches(Numbers(), 2, 0, 0, 3, 2)
+    with caught.while_waiting():
+        assert [batch.tolist() for batch in stream] == [[[0, 1]] * 2] * 3
+assert caught.number is None and not mask(None)
+"""
+
+
+def test_a_signal_to_all_processes_while_loaders_start_leaves_no_traceback():
+    """They have the training's handlers until they have their own."""
+    assert errors_of(STARTING) == ""

@@ -29,7 +29,7 @@ print(inside, used_bytes() / 2**20)
 
 
 def measured(word: str) -> tuple[int, float]:
-    done = subprocess.run([sys.executable, "-c", STEPS, word], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", STEPS, word], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     faults, used = done.stdout.split()
     return int(faults), float(used)

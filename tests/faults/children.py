@@ -14,14 +14,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import gate
 from tiny import TINY, wait_for_steps
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["mcl.run.pretrain", "mcl.run.finetune", "torch.utils.tensorboard"])
-TIMEOUT = 120
+TIMEOUT = 300
 LOGS = None  # the session's temporary folder, set by conftest
 
 
@@ -29,13 +30,16 @@ class Run:
     """An ``mcl`` command under way."""
 
     def __init__(
-        self, out: Path, *words: str, command: str = "pretrain", fault: Callable[[], None] = int
-    ) -> None:
+        self, out: Path, *words: str, command: str = "pretrain", fault: Callable[[], None] = int,
+        hold: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        """``hold``: steps after which it waits for ``go``, if it gets there."""
         # Not below ``out``, which may be on a disk that is filled.
         self.out, self.log = out, Path(tempfile.mkdtemp(prefix="mcl-faults-", dir=LOGS)) / "log"
         tiny = TINY if command == "pretrain" else []
         argv = [command, *tiny, *words, "--out", str(out)]
-        self.process = SERVER.Process(target=_command, args=(argv, self.log, fault))
+        self.hold = hold
+        self.process = SERVER.Process(target=_command, args=(argv, self.log, fault, hold))
         self.process.start()
 
     @property
@@ -47,8 +51,25 @@ class Run:
         wait_for_steps(self.out, steps, lambda: self.process.exitcode, TIMEOUT)
         return self
 
+    def until_asleep(self) -> Run:
+        """Wait until neither it nor a loader process computes, reads or waits for a core, for a second."""
+        deadline, looks = time.monotonic() + TIMEOUT, []
+        while len(looks) < 10 or len(set(looks[-10:])) > 1:
+            assert self.process.exitcode is None and time.monotonic() < deadline, self.said
+            asleep = all(_is_asleep(pid) for pid in [self.pid, *self.workers()])
+            # A look that finds it awake equals no other.
+            looks.append((self.out / "metrics.jsonl").stat().st_size if asleep else -len(looks) - 1)
+            time.sleep(0.1)
+        return self
+
     def signal(self, number: int, group: bool = False) -> Run:
         (os.killpg if group else os.kill)(self.pid, number)
+        return self
+
+    def go(self, *steps: int) -> Run:
+        """Let it go on, from all steps of ``hold`` if none are given."""
+        for step in steps or self.hold:
+            gate.let_go(self.log.parent, step)
         return self
 
     def ends(self, seconds: float = TIMEOUT) -> int:
@@ -86,7 +107,12 @@ def run(out: Path, *words: str, **more) -> Run:
     return process
 
 
-def _command(argv: list[str], log: Path, fault: Callable[[], None]) -> None:
+def _is_asleep(pid: int) -> bool:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "S" for task in tasks)
+
+
+def _command(argv: list[str], log: Path, fault: Callable[[], None], hold: Sequence[int]) -> None:
     os.setsid()
     with open(log, "wb", buffering=0) as file:
         os.dup2(file.fileno(), 1)
@@ -95,6 +121,7 @@ def _command(argv: list[str], log: Path, fault: Callable[[], None]) -> None:
 
     # Loader processes as in a command started from a shell; they would inherit the fork server otherwise.
     multiprocessing.set_start_method("fork", force=True)
+    gate.hold(log.parent, hold)
     fault()
     sys.exit(main(argv))
 

@@ -34,13 +34,13 @@ def detection(tmp_path_factory) -> list[str]:
 def test_finetune_is_stopped_killed_locked_and_resumed(detection, tmp_path, capsys):
     out = tmp_path / "run"
     run(tmp_path / "whole", *detection, command="finetune")
-    first = Run(out, *detection, command="finetune").until(5).signal(signal.SIGSTOP)
+    first = Run(out, *detection, command="finetune", hold=[8]).until(5).signal(signal.SIGSTOP)
     assert main(["finetune", *detection, "--out", str(out), "--resume"]) == 2
     assert f"process {first.pid} on " in capsys.readouterr().err
     assert first.signal(signal.SIGKILL).ends() == -signal.SIGKILL
     reached = len((out / "metrics.jsonl").read_bytes().splitlines())
-    second = Run(out, *detection, "--resume", command="finetune").until(reached + 2)
-    assert second.signal(signal.SIGUSR1).ends(30) == 138 and "SIGUSR1" in second.error
+    second = Run(out, *detection, "--resume", command="finetune", hold=[20]).until(reached + 2)
+    assert second.signal(signal.SIGUSR1).go().ends() == 138 and "SIGUSR1" in second.error
     step = torch.load(out / "checkpoints/last.pt", weights_only=True)["step"]
     assert reached < step < 24
     changed = ("--optim.lr", "0.5", "--detector.nms_threshold", "0.9")

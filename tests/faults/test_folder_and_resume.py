@@ -49,7 +49,7 @@ def mcl(photos, capsys):
 
 def test_a_second_run_in_the_same_folder_is_refused(words, mcl, tmp_path):
     out = tmp_path / "run"
-    first = Run(out, *words, "--schedule.steps", "4000", "--loop.workers", "2").until(4)
+    first = Run(out, *words, "--schedule.steps", "4000", "--loop.workers", "2", hold=[30]).until(4)
     for how in ((), ("--resume",), ("--overwrite",)):
         code, error = mcl(out, *how)
         assert code == 2 and f"process {first.pid} on " in error and error.count("\n") == 1

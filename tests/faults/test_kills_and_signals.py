@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -34,7 +35,7 @@ def test_twenty_kills_at_random_steps(photos, words, tmp_path, figure):
     for _ in range(20):
         target += draw.randint(1, 4)
         how = "--resume" if (out / "checkpoints/last.pt").exists() else "--overwrite"
-        process = Run(out, *words, "--loop.workers", str(draw.randint(0, 2)), how)
+        process = Run(out, *words, "--loop.workers", str(draw.randint(0, 2)), how, hold=[target + 4])
         process.until(target)
         time.sleep(draw.random() * 0.05)
         assert process.signal(signal.SIGKILL).ends() == -signal.SIGKILL, process.said
@@ -71,9 +72,9 @@ def test_killed_in_the_middle_of_writing_a_checkpoint(words, whole, tmp_path, fi
 def test_asked_to_stop(words, whole, tmp_path, figure, number, group):
     """``group``: a terminal and SLURM signal the loader processes, too."""
     out = tmp_path / "run"
-    process = Run(out, *words, "--loop.workers", "2").until(5)
+    process = Run(out, *words, "--loop.workers", "2", hold=[30]).until(5)
     asked = time.monotonic()
-    code = process.signal(number, group).ends(30)
+    code = process.signal(number, group).go().ends()
     seconds = time.monotonic() - asked
     whom = "all processes of the job" if group else "the process"
     figure("stop", f"{signal.Signals(number).name} to {whom}", seconds, "s", "until exit")
@@ -86,15 +87,13 @@ def test_asked_to_stop(words, whole, tmp_path, figure, number, group):
 
 def test_asked_to_stop_while_storage_hangs(words, whole, tmp_path, figure):
     out, away = tmp_path / "run", tmp_path / "away"
-    process = Run(out, *words, fault=storage_hangs_while(away)).until(3)
+    process = Run(out, *words, fault=storage_hangs_while(away), hold=[8]).until(3)
     away.touch()
-    before = -1
-    while before != (now := len(logged_or_torn(out))):  # the batches that were ready are used up
-        before = now
-        time.sleep(1)
+    process.go().until_asleep()  # the batches that were ready are used up
+    now = len(logged_or_torn(out))
     assert now < STEPS
     asked = time.time()
-    assert process.signal(signal.SIGTERM).ends(60) == 143, process.said
+    assert process.signal(signal.SIGTERM).ends() == 143, process.said
     ended, written = time.time(), (out / "checkpoints/last.pt").stat().st_mtime - asked
     name = "SIGTERM while storage hangs, one loader process"
     figure("stop", name, ended - asked, "s", "until exit")
@@ -108,7 +107,8 @@ def test_a_second_signal_kills(words, tmp_path):
     process = Run(tmp_path / "run", *words, "--schedule.steps", "4000").until(3)
     os.kill(process.pid, signal.SIGSTOP)  # so that both are there before it acts on the first
     process.signal(signal.SIGTERM).signal(signal.SIGCONT)
-    while process.process.exitcode is None:
-        process.signal(signal.SIGTERM)
-        time.sleep(0.001)
+    with contextlib.suppress(ProcessLookupError):  # gone between the question and the signal
+        while process.process.exitcode is None:
+            process.signal(signal.SIGTERM)
+            time.sleep(0.001)
     assert process.ends() in (-signal.SIGTERM, 143)

@@ -12,6 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import gate
 import mcl
 from images import picture_folder
 from mcl.errors import RunFailed, UserError
@@ -85,9 +86,10 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(photos, tmp_path):
         "1",
     ]
     subprocess.run(
-        command(*words, "--out", str(tmp_path / "whole")), check=True, capture_output=True, timeout=300
+        command(*words, "--out", str(tmp_path / "whole")), check=True, capture_output=True, timeout=600
     )
-    killed = subprocess.Popen(command(*words, "--out", str(tmp_path / "killed")), stdout=subprocess.DEVNULL)
+    held = [sys.executable, gate.__file__, "20", str(tmp_path), "pretrain", *TINY, *words]
+    killed = subprocess.Popen([*held, "--out", str(tmp_path / "killed")], stdout=subprocess.DEVNULL)
     metrics = wait_for_steps(tmp_path / "killed", 11, killed.poll)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
@@ -98,7 +100,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(photos, tmp_path):
         command(*words, "--out", str(tmp_path / "killed"), "--resume"),
         check=True,
         capture_output=True,
-        timeout=300,
+        timeout=600,
     )
     assert_same_state(tmp_path / "whole", tmp_path / "killed")
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
@@ -111,7 +113,7 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_go_on(photos, tmp_path, nu
     process = subprocess.Popen(command(*words), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     wait_for_steps(tmp_path / "run", 3, process.poll)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)  # a step, a checkpoint and an exit
     assert process.returncode == code and "--resume" in errors and "Traceback" not in errors
     assert torch.load(tmp_path / "run/checkpoints/last.pt", weights_only=True)["step"] >= 3
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mcl.data.random import STREAM_ORDER, generator_for
-from mcl.data.workers import batches_of, prepare_worker
+from mcl.data.workers import batches_of
 from mcl.errors import UserError
 
 
@@ -86,7 +86,6 @@ def step_batches(
         collate_fn=collate,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=prepare_worker,
         # The default would draw a base seed from the global generator, which the training also uses.
         generator=torch.Generator().manual_seed(0),
     )

@@ -40,10 +40,19 @@ class Stored:
 
 
 def cache_folder(setting: Path | None) -> Path:
-    """The folder for what is computed once about data: as set, or ``$XDG_CACHE_HOME/mcl`` (``~/.cache/mcl``)."""
+    """The folder for what is computed once about data: as set, or ``$XDG_CACHE_HOME/mcl`` (``~/.cache/mcl``).
+
+    A user without a home (a container's number without HOME) gets ``/.cache/mcl``, as Docker would have it; what
+    cannot be written there is done without, or told with ``--data_cache``.
+    """
     if setting is not None:
         return setting
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcl"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "mcl"
+    try:
+        return Path.home() / ".cache/mcl"
+    except RuntimeError:
+        return Path("/.cache/mcl")
 
 
 class IndexStore:

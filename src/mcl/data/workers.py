@@ -6,12 +6,14 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch.utils.data import DataLoader
 
+from mcl.engine.signals import STOPPING
 from mcl.errors import RunFailed
 
 HINTS = {"SIGKILL": " (out of memory?)", "SIGBUS": " (too little shared memory, /dev/shm?)"}
@@ -27,9 +29,11 @@ def prepare_worker(_worker: int) -> None:
     Ctrl-C and SLURM's SIGUSR1 reach all processes of a job. SIGTERM is not ignored: it is how torch ends a worker that
     hangs. When the training process leaves, the thread that hands tensors over may be in the middle of one.
     """
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in STOPPING:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     shown = sys.excepthook
     sys.excepthook = lambda kind, error, trace: None if _hung_up(error) else shown(kind, error, trace)
 
@@ -40,13 +44,15 @@ def _hung_up(error: BaseException) -> bool:
 
 
 def batches_of(loader: DataLoader) -> Iterator[Any]:
-    """The loader's batches.
+    """The loader's batches; its processes begin with ``prepare_worker``.
 
     Raises:
         WorkerDied: asked for a batch, which is within seconds of the death.
     """
+    loader.worker_init_fn = prepare_worker
     before = active_children()
-    iterator = iter(loader)
+    with _held_signals():
+        iterator = iter(loader)
     workers = [child for child in active_children() if child not in before]
     if workers:
         _notice_deaths_only_here()
@@ -57,6 +63,20 @@ def batches_of(loader: DataLoader) -> Iterator[Any]:
         if not (code := _exit_code(workers)) and not str(error).startswith("DataLoader worker (pid"):
             raise
         raise WorkerDied(f"a loader process {_ending(code)}") from None
+
+
+@contextmanager
+def _held_signals() -> Iterator[None]:
+    """Inside, signals wait: a process that starts has the training's handlers until ``prepare_worker``, and would
+    print a traceback of them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _exit_code(workers: list[BaseProcess]) -> int:

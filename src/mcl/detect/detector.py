@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN, MaskRCNN
@@ -52,29 +53,58 @@ def build_detector(
         A ``MaskRCNN`` or ``FasterRCNN``; its features are ``p2 .. p5`` and ``pool``.
     """
     plan = size_plan(spec, settings, image_size)
-    channels = spec.pyramid_channels
     # Transformers with a fixed input size are built for the detector's.
     backbone = build_pyramid_backbone(replace(spec, image_size=image_size), pool=True)
-    ratios = tuple(settings.aspect_ratios)
-    anchors = AnchorGenerator(plan["anchors"], (ratios,) * len(plan["anchors"]))
-    box_head = FastRCNNConvFCHead(
-        (channels, plan["roi_size"], plan["roi_size"]), [channels] * spec.head_convs, [settings.fc_channels],
-        norm_layer=nn.BatchNorm2d,
-    )  # fmt: skip
+    box_head = _box_head(plan, spec, settings)  # before the others: parts draw their first weights in this order
     options = {
+        **_input_options(spec, image_size, short_sides, long_side),
+        **_proposal_options(plan, spec, settings),
+        **_box_options(plan, box_head, settings, num_classes),
+    }
+    if not masks:
+        return FasterRCNN(backbone, **options)
+    return MaskRCNN(backbone, **options, **_mask_options(plan, spec, num_classes))
+
+
+def _input_options(
+    spec: TrunkSpec, image_size: int, short_sides: tuple[int, ...], long_side: int
+) -> dict[str, Any]:
+    """How images are normalised, resized and padded."""
+    return {
         "min_size": list(short_sides) or image_size,
         "max_size": long_side if short_sides else image_size,
         "image_mean": list(spec.mean),
         "image_std": list(spec.std),
         # Whole images on one square canvas: all batches have one shape and are padded alike.
         "size_divisible": STRIDES[-1] if short_sides else image_size,
+    }
+
+
+def _proposal_options(plan: dict, spec: TrunkSpec, settings: DetectorSettings) -> dict[str, Any]:
+    """Anchors, the proposal head, and how many proposals are kept."""
+    ratios = tuple(settings.aspect_ratios)
+    anchors = AnchorGenerator(plan["anchors"], (ratios,) * len(plan["anchors"]))
+    return {
         "rpn_anchor_generator": anchors,
-        "rpn_head": RPNHead(channels, anchors.num_anchors_per_location()[0], conv_depth=2),
+        "rpn_head": RPNHead(spec.pyramid_channels, anchors.num_anchors_per_location()[0], conv_depth=2),
         "rpn_pre_nms_top_n_train": settings.pre_nms_train,
         "rpn_pre_nms_top_n_test": settings.pre_nms_test,
         "rpn_post_nms_top_n_train": settings.proposals_train,
         "rpn_post_nms_top_n_test": settings.proposals_test,
         "rpn_batch_size_per_image": settings.anchors_per_image,
+    }
+
+
+def _box_head(plan: dict, spec: TrunkSpec, settings: DetectorSettings) -> FastRCNNConvFCHead:
+    channels, size = spec.pyramid_channels, plan["roi_size"]
+    return FastRCNNConvFCHead(
+        (channels, size, size), [channels] * spec.head_convs, [settings.fc_channels], norm_layer=nn.BatchNorm2d
+    )
+
+
+def _box_options(plan: dict, box_head: nn.Module, settings: DetectorSettings, num_classes: int) -> dict[str, Any]:
+    """What classifies and refines proposals, and which of the boxes are kept."""
+    return {
         "box_roi_pool": _roi_pool(plan["roi_size"], plan["roi_scale"]),
         "box_head": box_head,
         "box_predictor": FastRCNNPredictor(settings.fc_channels, num_classes),
@@ -83,15 +113,16 @@ def build_detector(
         "box_detections_per_img": settings.detections_per_image,
         "box_batch_size_per_image": settings.boxes_per_image,
     }
-    if not masks:
-        return FasterRCNN(backbone, **options)
-    return MaskRCNN(
-        backbone,
-        mask_roi_pool=_roi_pool(plan["mask_roi_size"], plan["roi_scale"]),
-        mask_head=MaskRCNNHeads(channels, [channels] * 4, 1, norm_layer=nn.BatchNorm2d),
-        mask_predictor=MaskRCNNPredictor(channels, channels, num_classes),
-        **options,
-    )
+
+
+def _mask_options(plan: dict, spec: TrunkSpec, num_classes: int) -> dict[str, Any]:
+    """What draws a mask in each box."""
+    channels = spec.pyramid_channels
+    return {
+        "mask_roi_pool": _roi_pool(plan["mask_roi_size"], plan["roi_scale"]),
+        "mask_head": MaskRCNNHeads(channels, [channels] * 4, 1, norm_layer=nn.BatchNorm2d),
+        "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes),
+    }
 
 
 def size_plan(spec: TrunkSpec, settings: DetectorSettings, image_size: int) -> dict:

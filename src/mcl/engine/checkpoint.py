@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mcl.engine.trainable import Trainable
 from mcl.errors import RunFailed, UserError
 
 FORMAT_VERSION = 1
@@ -74,6 +75,35 @@ def load_checkpoint(path: Path, tensors: bool = True) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise UserError(f"checkpoint {path}: format {version}, this mcl reads format {FORMAT_VERSION}")
     return content
+
+
+def take_back(trainable: Trainable, path: Path, total_steps: int) -> tuple[int, dict[str, float]]:
+    """Give a run's checkpoint to what it trains.
+
+    Args:
+        total_steps: of the run, which may not be fewer than were done.
+
+    Returns:
+        The steps done, and what they cost (``seconds``, ``waited``).
+
+    Raises:
+        UserError: the checkpoint is damaged, of another network, or of a longer run.
+    """
+    content = load_checkpoint(path)
+    if missing := {"step", "cost", "state"} - set(content):
+        raise UserError(f"checkpoint {path}: has no {', '.join(sorted(missing))}")
+    if content["step"] > total_steps:
+        raise UserError(
+            f"checkpoint {path} has done {content['step']} steps, more than the {total_steps} asked for"
+        )
+    require_fit(path, trainable.state_dict(), content["state"])
+    try:
+        trainable.load_state_dict(content["state"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"checkpoint {path} does not fit this run: {' '.join(str(error).split())[:300]}"
+        ) from None
+    return content["step"], content["cost"]
 
 
 def first_not_finite(state: Any) -> str | None:

@@ -26,7 +26,7 @@ from mcl.errors import Interrupted, RunFailed, UserError
 
 HERE, FAILED, SEEN = "here", "failed", "seen"
 MEET_SECONDS, EXCHANGE_SECONDS = 300, 3600
-LOOK_SECONDS, GRACE_SECONDS = 0.5, 1.5
+LOOK_SECONDS, GRACE_SECONDS = 0.5, 5
 LOST_SECONDS = 20  # how long the store may be out of reach before its process counts as dead
 LATE_SECONDS = 3  # how long a broken connection waits for the message of the process that broke it
 
@@ -98,6 +98,7 @@ class _Board:
         _Board._blocks += 1  # each block, and each restart by torchrun, has keys of its own
         prefix = f"mcl/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{_Board._blocks}"
         self.exchange, self._mine = (dist.PrefixStore(prefix, store) for store in _Board._stores)
+        self._has_seen = False
 
     def _connect(self, host: bool) -> dist.Store:
         wait, place = timedelta(seconds=MEET_SECONDS), self.place
@@ -136,16 +137,19 @@ class _Board:
             time.sleep(0.1)
         return failure
 
-    def wait_until_seen(self) -> None:
-        """If the store lives in this process, keep it until the others have read it."""
+    def wait_until_seen(self, others: int) -> None:
+        """If the store lives in this process, keep it until so many others have read it (one that is slow is given
+        time: without the store it would tell an error of its own)."""
         end = time.monotonic() + 2 * GRACE_SECONDS
         if self.place.rank == 0 and not self.agent:
-            while self._mine.add(SEEN, 0) < self.place.count - 1 and time.monotonic() < end:
+            while self._mine.add(SEEN, 0) < others and time.monotonic() < end:
                 time.sleep(0.1)
 
     def seen(self) -> None:
-        """This process has read who failed."""
-        self._mine.add(SEEN, 1)
+        """This process has read who failed (its watch or, then or before, its main thread)."""
+        if not self._has_seen:
+            self._has_seen = True
+            self._mine.add(SEEN, 1)
 
 
 class _Watch(threading.Thread):
@@ -193,6 +197,7 @@ def _told(error: BaseException, place: Place, board: _Board, watch: _Watch) -> B
     """The error to raise if this process failed first; otherwise the process ends here, without a word."""
     code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
     broken = isinstance(error, RuntimeError) and _is_connection(error)
+    watch.stop()  # it would take this process's own claim for another's, if the main thread is slow to go on
     try:
         first = None
         if broken:  # by a process whose message may be on its way
@@ -204,8 +209,7 @@ def _told(error: BaseException, place: Place, board: _Board, watch: _Watch) -> B
             board.seen()
             time.sleep(GRACE_SECONDS)
             os._exit(code)
-        watch.stop()
-        board.wait_until_seen()
+        board.wait_until_seen(place.count - 1 - broken)  # the one that broke it is gone
     except (RuntimeError, OSError):  # the store is gone, and rank 0 with it: one of the others has to tell it
         if place.rank > 1:
             os._exit(code)

@@ -9,35 +9,21 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
 from mcl.config.optim import LoopSettings
 from mcl.config.watch import WatchSettings
 from mcl.data.random import STREAM_STEP, seed_for
 from mcl.data.workers import WorkerDied
-from mcl.engine.checkpoint import (
-    CheckpointFailed,
-    first_not_finite,
-    load_checkpoint,
-    require_fit,
-    save_checkpoint,
-)
-from mcl.engine.distributed import (
-    Agreement,
-    is_main,
-    mean_over_processes,
-    process_count,
-    rank,
-    same_everywhere,
-    wait_for_all,
-)
+from mcl.engine.checkpoint import CheckpointFailed, first_not_finite, save_checkpoint, take_back
+from mcl.engine.distributed import Agreement, is_main, process_count, rank, same_everywhere, wait_for_all
 from mcl.engine.logging import Display, Metrics, describe, duration, end_time
-from mcl.engine.memory import gpu_share, peak_bytes, usable_cores
+from mcl.engine.memory import peak_bytes, usable_cores
 from mcl.engine.run_folder import RunFolder
 from mcl.engine.signals import Caught, StopWaiting, catch_signals
+from mcl.engine.tally import Tally
 from mcl.engine.trainable import LoopSummary, Trainable
 from mcl.engine.watch import Watch
-from mcl.errors import Interrupted, RunFailed, UserError
+from mcl.errors import Interrupted, RunFailed
 
 FORECAST_STEPS = 20
 
@@ -74,31 +60,12 @@ def run_loop(
     """
     start_step, before = 0, {"seconds": 0.0, "waited": 0.0}
     if resume:
-        start_step, before = _take_back(trainable, folder, total_steps)
+        start_step, before = take_back(trainable, folder.checkpoint, total_steps)
         same_everywhere(start_step, f"the step of {folder.checkpoint}")
     runner = _Runner(
         trainable, folder, settings, watch, total_steps, images_per_step, title, start_step, before, seed
     )
     return runner.run(batches)
-
-
-def _take_back(trainable: Trainable, folder: RunFolder, total_steps: int) -> tuple[int, dict[str, float]]:
-    """Give the checkpoint's state to ``trainable``; returns the steps done, and what they cost."""
-    content = load_checkpoint(folder.checkpoint)
-    if missing := {"step", "cost", "state"} - set(content):
-        raise UserError(f"checkpoint {folder.checkpoint}: has no {', '.join(sorted(missing))}")
-    if content["step"] > total_steps:
-        raise UserError(
-            f"checkpoint {folder.checkpoint} has done {content['step']} steps, more than the {total_steps} asked for"
-        )
-    require_fit(folder.checkpoint, trainable.state_dict(), content["state"])
-    try:
-        trainable.load_state_dict(content["state"])
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"checkpoint {folder.checkpoint} does not fit this run: {' '.join(str(error).split())[:300]}"
-        ) from None
-    return content["step"], content["cost"]
 
 
 class _Runner:
@@ -114,9 +81,8 @@ class _Runner:
         self.started = time.perf_counter()
         self.waited = 0.0
         self.saved_step = start_step if start_step else None
-        self.pending: list[dict[str, Tensor | float]] = []
+        self.tally = Tally(images_per_step, self.started)
         self.watch = Watch(watch, settings.workers, usable_cores())
-        self.interval = (self.started, 0.0)  # (start, data wait then) of the steps since the last line
         self.stop = Agreement()
 
     def run(self, batches: Callable[[int], Iterator[Any]]) -> LoopSummary:
@@ -163,7 +129,7 @@ class _Runner:
         own = (rank(),) if rank() else ()  # processes draw different numbers, rank 0 those of a single process
         torch.manual_seed(seed_for(STREAM_STEP, self.seed, step, *own))
         values = self.trainable.train_step(batch, step)
-        self.pending.append(values)
+        self.tally.add(values)
         if torch.is_tensor(values["loss"]) and not values["loss"].is_cuda:
             # On a GPU this would wait for the device in every step: there it is checked when numbers are logged.
             self._check_finite(float(values["loss"]), values, step + 1)
@@ -180,7 +146,8 @@ class _Runner:
             )
         if done % self.settings.log_every and done != self.total_steps:
             return
-        values, each = self._averages(done)
+        values, each = self.tally.take(self.waited)
+        self._check_finite(values["loss"], values, done)
         alarms = self.watch.see(done, values, each)
         if metrics:
             metrics.write(done, values, {alarm.kind: alarm.text for alarm in alarms})
@@ -188,29 +155,6 @@ class _Runner:
         for alarm in alarms:
             display.say(f"warning, step {done}: {alarm.text}", style="yellow")
         self.trainable.logged(values)
-
-    def _averages(self, done: int) -> tuple[dict[str, float], dict[str, list[float]]]:
-        """Means over the steps since the last line, and what is watched of each step; fetched at once."""
-        now, steps = time.perf_counter(), len(self.pending)
-        rows = [[float(v) if not torch.is_tensor(v) else v for v in row.values()] for row in self.pending]
-        names = list(self.pending[-1])
-        columns = [
-            torch.stack([torch.as_tensor(row[i], dtype=torch.float64) for row in rows])
-            for i in range(len(names))
-        ]
-        values = {name: float(column.mean()) for name, column in zip(names, columns, strict=True)}
-        each = {n: c.tolist() for n, c in zip(names, columns, strict=True) if n in ("loss", "gradient_norm")}
-        started, waited = self.interval
-        values["lr"] = float(self.pending[-1]["lr"])
-        values["images_per_second"] = steps * self.images_per_step / (now - started)
-        values["data_wait"] = (self.waited - waited) / (now - started)
-        if (share := gpu_share()) is not None:
-            values["gpu_memory"] = share
-        joint = mean_over_processes(torch.tensor(list(values.values()), dtype=torch.float64))
-        values = dict(zip(values, joint.tolist(), strict=True))
-        self._check_finite(values["loss"], values, done)
-        self.pending, self.interval = [], (now, self.waited)
-        return values, each
 
     def _check_finite(self, loss: float, values: Mapping[str, Any], done: int) -> None:
         if not math.isfinite(loss):
