@@ -13,7 +13,6 @@ import os
 from typing import Any
 
 # Before torch: see cli.py.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 __all__ = [
