@@ -33,7 +33,6 @@ class MatrixGradientConv2d(nn.Conv2d):
             and inputs.dtype in (torch.float32, torch.float64)
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
-            and self.in_channels >= LEAST_CHANNELS
             and inputs.numel() // (self.in_channels * self.stride[0] * self.stride[1]) <= MOST_ROWS
         )
 
@@ -103,7 +102,9 @@ def weight_gradient(
 def _patches(inputs: Tensor, size: torch.Size, kernel, stride, padding) -> Tensor:
     """(n, C, h, w) -> (n * cells of the output, kernel cells * C): what each output cell sees, in NHWC order."""
     (rows, columns), (above, beside) = kernel, padding
-    cells = F.pad(inputs.permute(0, 2, 3, 1), (0, 0, beside, beside, above, above))
+    cells = inputs.permute(0, 2, 3, 1)
+    if above or beside:  # padding by nothing would copy
+        cells = F.pad(cells, (0, 0, beside, beside, above, above))
     n, _, _, channels = cells.shape
     batch, down, right, step = cells.stride()
     return cells.as_strided(

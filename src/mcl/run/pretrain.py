@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from mcl.config.pretrain import PretrainSettings
 from mcl.data.loader import step_batches, steps_per_epoch
+from mcl.data.pictures import Picture
 from mcl.data.sources import check_readable, find_images, fingerprint
 from mcl.data.views import TileMaker, UnlabeledImages, collate_tiles
 from mcl.engine.allocator import freed_memory_kept
@@ -72,13 +73,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
 
 def _pretrain(settings: PretrainSettings) -> dict[str, Any]:
     share = _share_of_batch(settings)
-    paths = main_first(
-        lambda: find_images(
-            settings.data, settings.data_root, settings.data_cache, settings.data_column,
-            say=lambda line: console.print(line, markup=False),
-        )
-    )  # fmt: skip
-    same_everywhere(len(paths), f"the number of images in {settings.data}")
+    paths = _find(settings)
     unreadable = from_main(
         lambda: check_readable(paths, settings.max_unreadable, settings.seed, max_pixels=settings.max_pixels)
     )
@@ -185,6 +180,17 @@ class Pretraining:
         load_optimizer(self.optimizer, state["optimizer"])
         self.skipped.reasons.update(state["skipped"])
         self.last = state["last"]
+
+
+def _find(settings: PretrainSettings) -> Sequence[Picture]:
+    paths = main_first(
+        lambda: find_images(
+            settings.data, settings.data_root, settings.data_cache, settings.data_column,
+            say=lambda line: console.print(line, markup=False),
+        )
+    )  # fmt: skip
+    same_everywhere(len(paths), f"the number of images in {settings.data}")
+    return paths
 
 
 def _build(settings: PretrainSettings) -> Mcl:
