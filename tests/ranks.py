@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mcl.engine.job import joined
+from mcl.engine.processes.job import joined
 
 FORK = multiprocessing.get_context("fork")
 

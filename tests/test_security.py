@@ -9,7 +9,7 @@ from pathlib import Path
 import mcl
 from images import picture_folder, refuse_network
 from mcl.errors import printable
-from mcl.interop.model_card import _facts
+from mcl.interop.writing.model_card import _facts
 
 SOURCES = sorted(Path(mcl.__file__).parent.rglob("*.py"))
 RUNS_CODE = {"pickle.load", "pickle.loads", "np.load", "numpy.load", "torch.jit.load", "joblib.load", "yaml.load", "eval", "exec", "os.system"}

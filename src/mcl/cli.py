@@ -61,17 +61,17 @@ def _forget_stdout() -> None:
 
 def _tell(error: Exception) -> None:
     """Print an error; of settings that every process of a run finds wrong, rank 0 alone does."""
-    from mcl.engine.launch import rank_by_environment
+    from mcl.engine.processes.launch import rank_by_environment
     from mcl.errors import printable
 
-    if rank_by_environment() == 0 or "mcl.engine.job" in sys.modules:
+    if rank_by_environment() == 0 or "mcl.engine.processes.job" in sys.modules:
         print("\n".join(map(printable, f"mcl: error: {error}".splitlines())), file=sys.stderr, flush=True)
     else:
         time.sleep(15)  # a launcher ends all processes with the first: rank 0, maybe slower, must have told it by then
 
 
 def _leave(exit_code: int) -> int:
-    job = sys.modules.get("mcl.engine.job")
+    job = sys.modules.get("mcl.engine.processes.job")
     return job.leave(exit_code) if job else exit_code
 
 

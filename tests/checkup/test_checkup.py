@@ -18,7 +18,7 @@ from mcl.checkup.part import Part
 from mcl.cli import main
 from mcl.config.base import from_values
 from mcl.config.doctor import DoctorSettings
-from mcl.engine.precision import Format, Trial, Tried
+from mcl.engine.machine.precision import Format, Trial, Tried
 from mcl.errors import RunFailed, UserError
 from mcl.methods.step import TrainingStep
 

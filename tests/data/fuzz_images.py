@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mcl.data.decode import UnreadableImage, read_image
+from mcl.data.loading.decode import UnreadableImage, read_image
 
 MAX_PIXELS = 1_000_000
 ADDRESS_SPACE = 1500 * 2**20  # bytes; the interpreter with Pillow and numpy takes most of a third of it

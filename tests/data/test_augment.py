@@ -11,9 +11,9 @@ from torchvision.transforms.v2 import functional as F
 
 from images import picture
 from mcl.config.pretrain import ViewSettings
-from mcl.data.augment import _JITTER, Draw, Numbers, apply, draw
-from mcl.data.decode import read_image, read_reduced
-from mcl.data.views import TileMaker
+from mcl.data.loading.augment import _JITTER, Draw, Numbers, apply, draw
+from mcl.data.loading.decode import read_image, read_reduced
+from mcl.data.loading.views import TileMaker
 
 SIDE = 48
 PLAIN = {"box": (0, 0, SIDE, SIDE), "flip": False, "jitter": (), "gray": False, "blur": None, "solarize": False}

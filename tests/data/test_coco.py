@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mcl.data.coco import CocoDetection, Framing, collate, framed_size
-from mcl.data.coco_json import read_coco
-from mcl.data.loader import plain_errors
+from mcl.data.labels.coco_json import read_coco
+from mcl.data.labels.scenes import CocoDetection, Framing, collate, framed_size
+from mcl.data.loading.loader import plain_errors
 from mcl.errors import UserError
 
 BASE = {

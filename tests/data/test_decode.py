@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from images import picture
-from mcl.data.decode import UnreadableImage, read_image
+from mcl.data.loading.decode import UnreadableImage, read_image
 
 
 @pytest.mark.parametrize(

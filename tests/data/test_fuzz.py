@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mcl.config.pretrain import ViewSettings
-from mcl.data.coco import CocoDetection, Framing
-from mcl.data.coco_json import read_coco
-from mcl.data.decode import UnreadableImage, read_image
-from mcl.data.sources import find_images
-from mcl.data.views import TileMaker
+from mcl.data.labels.coco_json import read_coco
+from mcl.data.labels.scenes import CocoDetection, Framing
+from mcl.data.loading.decode import UnreadableImage, read_image
+from mcl.data.loading.views import TileMaker
+from mcl.data.sources.find import find_images
 from mcl.errors import UserError
 
 GROWTH = 60  # MB of one picture: 1 million pixels in float64 and some copies, with room to spare

@@ -19,12 +19,12 @@ import torch
 from images import picture, picture_folder, refuse_network
 from mcl.config.base import from_arguments
 from mcl.config.pretrain import PretrainSettings, ViewSettings
-from mcl.data import index, shards
-from mcl.data.decode import UnreadableImage, read_image
-from mcl.data.loader import step_batches
-from mcl.data.packed import ImagePaths, PackedStrings
-from mcl.data.sources import check_readable, find_images, fingerprint
-from mcl.data.views import TileMaker, UnlabeledImages, collate_tiles
+from mcl.data.loading.decode import UnreadableImage, read_image
+from mcl.data.loading.loader import step_batches
+from mcl.data.loading.views import TileMaker, UnlabeledImages, collate_tiles
+from mcl.data.sources import index, shards
+from mcl.data.sources.find import check_readable, find_images, fingerprint
+from mcl.data.sources.packed import ImagePaths, PackedStrings
 from mcl.errors import UserError
 
 
@@ -170,7 +170,7 @@ def test_packed_strings():
 
 
 def test_lists_of_many_names_are_packed_and_may_mix_absolute_ones(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("mcl.data.sources.LARGE", 3)
+    monkeypatch.setattr("mcl.data.sources.find.LARGE", 3)
     names = ["z.JPG", str(photos / "b/0000.jpg"), "b/0001.jpg", "gone.jpg"]
     (photos / "list.txt").write_text("\n".join(names))
     paths = find_images(photos / "list.txt")

@@ -16,7 +16,7 @@ MILLION = 1_000_000
 MEASURE = """
 import json, os, sys, time
 from pathlib import Path
-from mcl.data.sources import find_images, fingerprint
+from mcl.data.sources.find import find_images, fingerprint
 
 def memory(kind, pid="self"):
     return next(int(l.split()[1]) for l in open(f"/proc/{pid}/status") if l.startswith(kind)) / 1024

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from images import picture, picture_folder
-from mcl.data.sources import check_readable, find_images, fingerprint
+from mcl.data.sources.find import check_readable, find_images, fingerprint
 from mcl.errors import UserError
 
 

@@ -7,9 +7,9 @@ import torch
 
 from images import picture, picture_folder
 from mcl.config.pretrain import ViewSettings
-from mcl.data.loader import StepSampler, step_batches
-from mcl.data.sources import find_images
-from mcl.data.views import TileMaker, UnlabeledImages, collate_tiles
+from mcl.data.loading.loader import StepSampler, step_batches
+from mcl.data.loading.views import TileMaker, UnlabeledImages, collate_tiles
+from mcl.data.sources.find import find_images
 from mcl.errors import RunFailed
 
 SCALES = (1, 2, 4)
@@ -96,7 +96,7 @@ def test_unreadable_images_are_replaced_and_told(tmp_path):
 
 
 def picture_of(path):
-    from mcl.data.decode import read_image
+    from mcl.data.loading.decode import read_image
 
     return read_image(path)
 

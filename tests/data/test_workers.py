@@ -8,7 +8,7 @@ import pytest
 LEAVING = """
 import os, socket
 from multiprocessing.resource_sharer import DupFd
-from mcl.data.workers import prepare_worker
+from mcl.data.loading.workers import prepare_worker
 
 prepare_worker(0)
 shared = DupFd(1)
@@ -21,7 +21,7 @@ os.close(shared.detach())  # the thread has got over it and serves the next one
 
 FAILING = """
 import sys
-from mcl.data.workers import prepare_worker
+from mcl.data.loading.workers import prepare_worker
 
 prepare_worker(0)
 try:
@@ -48,8 +48,8 @@ STARTING = """
 import os, signal, sys, time
 from multiprocessing import util
 import torch
-from mcl.data.loader import step_batches
-from mcl.engine.signals import StopWaiting, catch_signals
+from mcl.data.loading.loader import step_batches
+from mcl.signals import StopWaiting, catch_signals
 
 def signalled(_):  # in a loader process, before it has done anything
     for name in ("SIGINT", "SIGUSR1"):

@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from mcl.config.finetune import DetectorSettings
-from mcl.data.coco import CocoDetection, Framing
-from mcl.data.coco_json import CocoScenes, read_coco
+from mcl.data.labels.coco_json import CocoScenes, read_coco
+from mcl.data.labels.scenes import CocoDetection, Framing
 from mcl.detect.detector import build_detector
 from mcl.nn.trunk import TrunkSpec
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from faster_coco_eval.core import mask as rle
 
-from mcl.data.coco import object_mask
+from mcl.data.labels.scenes import object_mask
 from mcl.detect.evaluate import coco_numbers, ground_truth
 from mcl.detect.figure import detections_figure
 

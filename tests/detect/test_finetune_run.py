@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from mcl.config.base import from_values
 from mcl.config.finetune import EvaluateSettings, FinetuneSettings
-from mcl.engine.precision import Format
+from mcl.engine.machine.precision import Format
 from mcl.errors import UserError
 from mcl.nn.trunk import Trunk, save_trunk
 from mcl.run import precision

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from mcl.config.base import from_values
 from mcl.config.finetune import DetectorSettings, EvaluateSettings, FinetuneSettings
-from mcl.data.coco import CocoDetection, Framing
-from mcl.data.coco_json import read_coco
+from mcl.data.labels.coco_json import read_coco
+from mcl.data.labels.scenes import CocoDetection, Framing
 from mcl.detect.detector import build_detector
 from mcl.detect.frozen import FeatureStore
-from mcl.engine.job import joined
+from mcl.engine.processes.job import joined
 from mcl.run.evaluate import evaluate
 from mcl.run.finetune import finetune
 from ranks import on_ranks

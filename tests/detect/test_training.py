@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mcl.config.finetune import FinetuneOptim, FinetuneSchedule
-from mcl.data.coco import CocoDetection, Framing, collate
+from mcl.data.labels.scenes import CocoDetection, Framing, collate
 from mcl.detect.finetune import DetectorTraining
 from mcl.detect.frozen import FeatureStore, FrozenScenes, freeze
 from mcl.engine.optim import Schedule

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from mcl.engine import allocator
+from mcl.engine.machine import allocator
 
 STEPS = """
 import resource, sys, torch
-from mcl.engine.allocator import freed_memory_kept
-from mcl.engine.memory import used_bytes
+from mcl.engine.machine.allocator import freed_memory_kept
+from mcl.engine.machine.memory import used_bytes
 
 def step():
     for _ in range(4):  # held together, as activations are: 160 MB

@@ -8,11 +8,11 @@ import time
 import pytest
 import torch
 
-from mcl.data.loader import StepSampler
-from mcl.engine import distributed
-from mcl.engine.distributed import Agreement, per_process, rank
-from mcl.engine.gradients import GradientAverage
-from mcl.engine.launch import Place, find_place, first_host
+from mcl.data.loading.loader import StepSampler
+from mcl.engine.processes import distributed
+from mcl.engine.processes.distributed import Agreement, per_process, rank
+from mcl.engine.processes.gradients import GradientAverage
+from mcl.engine.processes.launch import Place, find_place, first_host
 from mcl.errors import RunFailed, UserError
 from ranks import on_ranks, slurm_names, start_ranks
 

@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from mcl.engine import memory
+from mcl.engine.machine import memory
 
 MB = 2**20
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mcl.engine import precision
-from mcl.engine.precision import Format, formats_for, try_formats
+from mcl.engine.machine import precision
+from mcl.engine.machine.precision import Format, formats_for, try_formats
 from mcl.errors import RunFailed
 
 CPU = torch.device("cpu")

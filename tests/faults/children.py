@@ -169,7 +169,7 @@ def storage_hangs_while(flag: Path) -> Callable[[], None]:
 
 
 def _storage_hangs_while(flag: Path) -> None:
-    from mcl.data import decode
+    from mcl.data.loading import decode
 
     open_at_once = decode._open_without_waiting
 
@@ -188,7 +188,7 @@ def no_room_for_stdout() -> None:
 
 def poison_gradients(step: int) -> None:
     """In this process: from step ``step`` (0-based) on, the loss is fine and its gradient is NaN."""
-    from mcl.methods.mcl import Mcl
+    from mcl.methods.mcl.method import Mcl
 
     losses_of = Mcl.losses
 

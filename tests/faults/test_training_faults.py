@@ -15,7 +15,7 @@ from images import picture_folder
 from mcl.engine.checkpoint import first_not_finite
 from mcl.engine.logging import Metrics
 from mcl.errors import RunFailed
-from mcl.methods.mcl import Mcl
+from mcl.methods.mcl.method import Mcl
 from tiny import assert_same_state, tiny
 
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from mcl.config.pretrain import MethodSettings, ModelSettings
-from mcl.data.views import VIEWS
-from mcl.methods.mcl import Mcl
+from mcl.data.loading.views import VIEWS
+from mcl.methods.mcl.method import Mcl
+from mcl.methods.mcl.montage import Shuffle, assemble, shuffle_from
 from mcl.nn.trunk import IMAGENET_MEAN, IMAGENET_STD, Trunk, TrunkSpec
-from mcl.pretext.montage import Shuffle, assemble, shuffle_from
 
 LETTERS = dict(zip(VIEWS, "qk", strict=True))
 

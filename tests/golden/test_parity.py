@@ -11,8 +11,8 @@ import torch
 
 from golden.authors import LETTERS, Case, golden_files
 from mcl.engine.optim import Lars, apply_gradients
+from mcl.methods.mcl.loss import total_loss
 from mcl.nn.momentum import momentum_at
-from mcl.pretext.loss import total_loss
 
 RELATIVE = 1e-9
 

@@ -15,8 +15,9 @@ import yaml
 
 import mcl
 from mcl.errors import RunFailed, UserError
-from mcl.interop import exported, torchvision_format
-from mcl.interop.detectron2_pickle import read_pickle
+from mcl.interop.detectron2.pickle import read_pickle
+from mcl.interop.torchvision import trunk_format as torchvision_format
+from mcl.interop.writing import exported
 from mcl.nn.trunk import load_trunk, read_trunk, save_trunk
 
 from .conftest import make_detector, make_trunk
@@ -82,7 +83,7 @@ def test_timm_folder_opens_offline_in_both_forms(run, request, tmp_path):
 
 
 def test_timm_folder_can_be_started_from(resnet18, tmp_path):
-    from mcl.interop.initial import apply_initial_weights, read_any_trunk
+    from mcl.interop.reading.initial import apply_initial_weights, read_any_trunk
 
     mcl.export(trunk=resnet18, to="timm", out=tmp_path / "folder")
     spec, _, _ = read_any_trunk(tmp_path / "folder", 64)

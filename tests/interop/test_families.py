@@ -11,7 +11,7 @@ from mcl.config.models import ModelsSettings
 from mcl.config.pretrain import MethodSettings, ModelSettings
 from mcl.detect.detector import build_detector, load_trunk_into
 from mcl.errors import UserError
-from mcl.methods.mcl import Mcl
+from mcl.methods.mcl.method import Mcl
 from mcl.nn.trunk import Trunk, TrunkSpec, load_trunk, read_trunk, save_trunk
 from mcl.run.models import models, shipped
 

@@ -16,9 +16,9 @@ import torchvision
 from safetensors.torch import save_file
 
 from mcl.errors import UserError
-from mcl.interop.detectron2_names import to_detectron2
-from mcl.interop.foreign import read_foreign
-from mcl.interop.initial import apply_initial_weights, parts_in, read_any_trunk
+from mcl.interop.detectron2.names import to_detectron2
+from mcl.interop.reading.foreign import read_foreign
+from mcl.interop.reading.initial import apply_initial_weights, parts_in, read_any_trunk
 from mcl.nn.trunk import Trunk, TrunkSpec
 
 from .conftest import make_trunk, randomise

@@ -6,7 +6,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from mcl.engine.distributed import rank
+from mcl.engine.processes.distributed import rank
 from mcl.nn.sync_norm import AllReduceNorm, synchronise_norms
 from ranks import on_ranks
 

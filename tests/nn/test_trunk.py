@@ -7,8 +7,8 @@ import torch
 import torchvision
 
 from mcl.errors import UserError
+from mcl.methods.mcl.encoder import Encoder, Layout, cut_windows
 from mcl.nn.backbone import build_backbone, features_of
-from mcl.nn.encoder import Encoder, Layout, cut_windows
 from mcl.nn.trunk import Trunk, TrunkSpec, load_trunk, read_trunk, save_trunk
 
 SMALL = TrunkSpec("test_resnet", pyramid_channels=16, head_convs=2, image_size=64)

@@ -11,7 +11,7 @@ import mcl
 from images import picture_folder
 from mcl.config.base import from_values
 from mcl.config.pretrain import PretrainSettings
-from mcl.engine.precision import Format
+from mcl.engine.machine.precision import Format
 from mcl.methods.step import try_recipe
 from mcl.run import precision
 
@@ -39,7 +39,7 @@ def test_a_trial_changes_nothing_but_the_format(photos, tmp_path, monkeypatch, c
 def test_the_choice_is_written_down_and_taken_when_resuming(photos, tmp_path, monkeypatch):
     auto = {**TINY, "loop.precision": "auto", "data": photos, "out": tmp_path / "run"}
     monkeypatch.setattr(precision, "formats_for", lambda channels_last: [Format("bf16", False)])
-    monkeypatch.setattr("mcl.engine.precision.bf16_slowdown", lambda: 1.0)
+    monkeypatch.setattr("mcl.engine.machine.precision.bf16_slowdown", lambda: 1.0)
     summary = mcl.pretrain(**auto)
     saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["loop"]
     assert (saved["precision"], saved["channels_last"]) == ("bf16", False)
@@ -54,8 +54,8 @@ def test_the_choice_is_written_down_and_taken_when_resuming(photos, tmp_path, mo
 
 
 def test_every_format_of_a_recipe_can_be_tried(monkeypatch):
-    monkeypatch.setattr("mcl.engine.precision.bf16_slowdown", lambda: 1.0)
-    monkeypatch.setattr("mcl.engine.precision.HOPELESS", 1e9)
+    monkeypatch.setattr("mcl.engine.machine.precision.bf16_slowdown", lambda: 1.0)
+    monkeypatch.setattr("mcl.engine.machine.precision.HOPELESS", 1e9)
     given = {**TINY, "data": "photos", "out": "run"}
     trial = try_recipe(from_values(PretrainSettings, given), torch.device("cpu"))
     assert [str(t.format) for t in trial.tried] == ["fp32, channels_last", "bf16, channels_last", "fp32, contiguous"]

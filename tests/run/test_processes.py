@@ -26,7 +26,7 @@ TINY = [
 BROKEN = """
 import sys
 from mcl.cli import main
-from mcl.engine.distributed import rank
+from mcl.engine.processes.distributed import rank
 from mcl.errors import RunFailed
 from mcl.run.pretrain import Pretraining
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from mcl.config.bench import BASELINES, BenchSettings
-from mcl.data.random import STREAM_WEIGHTS, seeded
 from mcl.engine.optim import apply_gradients, build_optimizer, set_lr
 from mcl.errors import UserError
 from mcl.nn.backbone import build_backbone, channels_of, features_of
+from mcl.randomness import STREAM_WEIGHTS, seeded
 
 QUEUE, SMALL_LR = 4096, 1e-6
 MOMENTUM = 0.99

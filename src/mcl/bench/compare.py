@@ -24,10 +24,10 @@ from mcl.bench.step import (
 )
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchStepSettings
-from mcl.data.views import VIEWS
+from mcl.data.loading.views import VIEWS
+from mcl.methods.mcl.montage import normalise
 from mcl.methods.step import TrainingStep, random_batch
 from mcl.nn.trunk import IMAGENET_MEAN, IMAGENET_STD
-from mcl.pretext.montage import normalise
 
 FLOOR = "bare backbone"
 PART_ROUNDS = 3

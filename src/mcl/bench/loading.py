@@ -22,10 +22,10 @@ from mcl.bench.measure import Timing, in_turn
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchDataSettings
 from mcl.config.pretrain import ViewSettings
-from mcl.data.decode import read_image
-from mcl.data.loader import step_batches
-from mcl.data.random import STREAM_VIEWS, seeded
-from mcl.data.views import REFERENCE_SIZE, VIEWS, TileMaker, UnlabeledImages, collate_tiles
+from mcl.data.loading.decode import read_image
+from mcl.data.loading.loader import step_batches
+from mcl.data.loading.views import REFERENCE_SIZE, VIEWS, TileMaker, UnlabeledImages, collate_tiles
+from mcl.randomness import STREAM_VIEWS, seeded
 
 DECODED = 8  # of a set are decoded in a round
 OURS, PLAIN = "tile-sized crops", "plain order"

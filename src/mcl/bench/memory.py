@@ -10,9 +10,9 @@ import torch
 
 from mcl.bench.step import variants_of
 from mcl.config.bench import BenchStepSettings
-from mcl.engine.allocator import freed_memory_kept
-from mcl.engine.device import prepare_device
-from mcl.engine.memory import peak_bytes, reset_peak, used_bytes
+from mcl.engine.machine.allocator import freed_memory_kept
+from mcl.engine.machine.device import prepare_device
+from mcl.engine.machine.memory import peak_bytes, reset_peak, used_bytes
 from mcl.errors import RunFailed
 from mcl.methods.step import TrainingStep
 

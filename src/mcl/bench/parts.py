@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mcl.methods.mcl import Mcl
-from mcl.nn.encoder import Encoder
+from mcl.methods.mcl.encoder import Encoder
+from mcl.methods.mcl.method import Mcl
 
 REST = "rest"  # montages, loss, optimizer, EMA
 

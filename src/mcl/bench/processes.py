@@ -20,11 +20,11 @@ from mcl.bench.step import TrainingStep
 from mcl.bench.stopwatch import Event, Stopwatch
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchScaleSettings
-from mcl.engine.allocator import freed_memory_kept
-from mcl.engine.device import device_type, prepare_device
-from mcl.engine.distributed import is_main, mean_over_processes, per_process, process_count
-from mcl.engine.gradients import GradientAverage
-from mcl.engine.job import joined
+from mcl.engine.machine.allocator import freed_memory_kept
+from mcl.engine.machine.device import device_type, prepare_device
+from mcl.engine.processes.distributed import is_main, mean_over_processes, per_process, process_count
+from mcl.engine.processes.gradients import GradientAverage
+from mcl.engine.processes.job import joined
 from mcl.errors import RunFailed
 from mcl.nn.sync_norm import synchronise_norms
 

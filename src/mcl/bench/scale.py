@@ -12,8 +12,8 @@ from mcl.bench.step import without_autocast
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchScaleSettings
 from mcl.errors import UserError
+from mcl.methods.mcl.assignment import target_scales
 from mcl.methods.step import TrainingStep
-from mcl.pretext.assignment import target_scales
 
 BYTES = 4  # gradients, targets and statistics travel as fp32
 COLUMNS = {

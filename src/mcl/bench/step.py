@@ -10,12 +10,12 @@ from torch import Tensor
 
 from mcl.bench.parts import count_flops, parts_of
 from mcl.config.bench import BenchSettings
-from mcl.data.views import VIEWS
+from mcl.data.loading.views import VIEWS
 from mcl.errors import RunFailed
-from mcl.methods.mcl import Mcl
+from mcl.methods.mcl.method import Mcl
+from mcl.methods.mcl.montage import assemble
 from mcl.methods.step import TrainingStep
 from mcl.nn.backbone import features_of
-from mcl.pretext.montage import assemble
 
 EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL = "exhaustive", "matched/all", "matched/full"
 PLAIN = "matched/all, plain"  # every gradient as torch computes it

@@ -11,11 +11,11 @@ from mcl.bench.machine import describe_machine
 from mcl.bench.tables import Table
 from mcl.checkup.part import Part
 from mcl.config.doctor import DoctorSettings
-from mcl.engine.memory import free_bytes, usable_cores
+from mcl.engine.machine.memory import free_bytes, usable_cores
 
 COLUMNS = {"what": ("device", "{}"), "found": ("found", "{}")}
 SHARED = Path("/dev/shm")  # workers hand batches over through it
-PREFETCH = 4  # batches that a worker keeps ready (data/loader.py)
+PREFETCH = 4  # batches that a worker keeps ready (data/loading/loader.py)
 GB = 2**30
 
 

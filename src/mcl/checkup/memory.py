@@ -13,7 +13,7 @@ from mcl.bench.tables import Table
 from mcl.checkup.part import Part
 from mcl.config.bench import RECIPE_FIELDS, BenchStepSettings
 from mcl.config.doctor import DoctorSettings
-from mcl.engine.memory import free_bytes, used_bytes
+from mcl.engine.machine.memory import free_bytes, used_bytes
 from mcl.errors import RunFailed
 from mcl.methods.build import Recipe
 from mcl.methods.step import TrainingStep

@@ -11,9 +11,9 @@ from mcl.bench.loading import loader_rate
 from mcl.bench.tables import Table
 from mcl.checkup.part import Part
 from mcl.config.doctor import DoctorSettings
-from mcl.data.views import TileMaker, UnlabeledImages
-from mcl.engine.memory import usable_cores
-from mcl.engine.precision import Format, Trial
+from mcl.data.loading.views import TileMaker, UnlabeledImages
+from mcl.engine.machine.memory import usable_cores
+from mcl.engine.machine.precision import Format, Trial
 from mcl.errors import RunFailed
 from mcl.methods.step import try_recipe
 

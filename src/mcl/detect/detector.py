@@ -22,8 +22,8 @@ from torchvision.ops.poolers import initLevelMapper
 
 from mcl.config.finetune import DetectorSettings
 from mcl.errors import UserError
-from mcl.interop.load_report import LoadReport, match
 from mcl.nn.backbone import STRIDES
+from mcl.nn.load_report import LoadReport, match
 from mcl.nn.pyramid import LEVELS
 from mcl.nn.trunk import TrunkSpec, build_pyramid_backbone
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 from torchvision.models.detection import FasterRCNN
 
-from mcl.data.coco import CocoDetection, collate
-from mcl.data.coco_json import CocoScenes
-from mcl.data.loader import plain_errors
+from mcl.data.labels.coco_json import CocoScenes
+from mcl.data.labels.scenes import CocoDetection, collate
+from mcl.data.loading.loader import plain_errors
 from mcl.detect.forward import detect, to_canvas
-from mcl.engine.distributed import gather_objects, process_count, rank
+from mcl.engine.processes.distributed import gather_objects, process_count, rank
 
 # faster-coco-eval's names of COCO's 12 numbers -> ours
 NUMBERS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mcl.engine.distributed import from_main
+from mcl.engine.processes.distributed import from_main
 from mcl.errors import UserError
 
 PATTERN = "features*.bin"

@@ -12,8 +12,8 @@ import numpy as np
 from faster_coco_eval.core import mask as rle
 from PIL import Image, ImageDraw, ImageFont
 
-from mcl.data.coco import object_mask, read_scene
-from mcl.data.coco_json import CocoScenes, Scene
+from mcl.data.labels.coco_json import CocoScenes, Scene
+from mcl.data.labels.scenes import object_mask, read_scene
 
 TILE, GAP, CAPTION = 320, 8, 22
 SHOWN_SCORE, FEWEST, MOST = 0.3, 3, 25

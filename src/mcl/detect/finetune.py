@@ -13,8 +13,8 @@ from torchvision.models.detection import FasterRCNN
 from mcl.config.optim import OptimSettings
 from mcl.detect.forward import losses_of, to_canvas
 from mcl.detect.frozen import FeatureStore
-from mcl.engine.gradients import GradientAverage
 from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, load_optimizer, set_lr
+from mcl.engine.processes.gradients import GradientAverage
 
 Batch = tuple[list[Any], list[dict[str, Any]]]
 

@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 
-from mcl.data.coco import CocoDetection
-from mcl.data.loader import plain_errors
-from mcl.data.workers import prepare_worker
+from mcl.data.labels.scenes import CocoDetection
+from mcl.data.loading.loader import plain_errors
+from mcl.data.loading.workers import prepare_worker
 from mcl.detect.detector import head_convs
 from mcl.detect.feature_rows import Deal, RowsInFile, RowsInMemory, fresh_names, map_rows
 from mcl.detect.forward import canvas_of, to_canvas
-from mcl.engine.distributed import process_count, rank, share_objects, wait_for_all
+from mcl.engine.processes.distributed import process_count, rank, share_objects, wait_for_all
 
 
 def freeze(detector: FasterRCNN, what: str) -> list[nn.Module]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from mcl.config.finetune import DetectorSettings
-from mcl.data.coco import Framing
+from mcl.data.labels.scenes import Framing
 from mcl.detect.detector import build_detector
 from mcl.errors import UserError
 from mcl.nn.trunk import TrunkSpec

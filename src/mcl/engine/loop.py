@@ -12,18 +12,25 @@ import torch
 
 from mcl.config.optim import LoopSettings
 from mcl.config.watch import WatchSettings
-from mcl.data.random import STREAM_STEP, seed_for
-from mcl.data.workers import WorkerDied
+from mcl.data.loading.workers import WorkerDied
 from mcl.engine.checkpoint import CheckpointFailed, first_not_finite, save_checkpoint, take_back
-from mcl.engine.distributed import Agreement, is_main, process_count, rank, same_everywhere, wait_for_all
 from mcl.engine.logging import Display, Metrics, describe, duration, end_time
-from mcl.engine.memory import peak_bytes, usable_cores
+from mcl.engine.machine.memory import peak_bytes, usable_cores
+from mcl.engine.processes.distributed import (
+    Agreement,
+    is_main,
+    process_count,
+    rank,
+    same_everywhere,
+    wait_for_all,
+)
 from mcl.engine.run_folder import RunFolder
-from mcl.engine.signals import Caught, StopWaiting, catch_signals
 from mcl.engine.tally import Tally
 from mcl.engine.trainable import LoopSummary, Trainable
 from mcl.engine.watch import Watch
 from mcl.errors import Interrupted, RunFailed
+from mcl.randomness import STREAM_STEP, seed_for
+from mcl.signals import Caught, StopWaiting, catch_signals
 
 FORECAST_STEPS = 20
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mcl.config.optim import OptimSettings, ScheduleSettings
-from mcl.engine.gradients import GradientAverage
+from mcl.engine.processes.gradients import GradientAverage
 from mcl.errors import UserError
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcl.engine.distributed import is_main, wait_for_all
 from mcl.engine.lock import NAME as LOCK
 from mcl.engine.lock import FolderLock
+from mcl.engine.processes.distributed import is_main, wait_for_all
 from mcl.errors import UserError
 
 CONFIG = "config.yaml"

@@ -7,8 +7,8 @@ import time
 import torch
 from torch import Tensor
 
-from mcl.engine.distributed import mean_over_processes
-from mcl.engine.memory import gpu_share
+from mcl.engine.machine.memory import gpu_share
+from mcl.engine.processes.distributed import mean_over_processes
 
 WATCHED = ("loss", "gradient_norm")  # of these, every step's value is handed on
 

@@ -9,12 +9,12 @@ import torch
 
 from mcl.config.optim import LoopSettings, OptimSettings
 from mcl.config.pretrain import MethodSettings, ModelSettings
-from mcl.data.random import STREAM_WEIGHTS, seeded
 from mcl.errors import UserError
-from mcl.methods.mcl import Mcl
+from mcl.methods.mcl.method import Mcl
 from mcl.nn.convolution import use_matrix_gradients
 from mcl.nn.recompute import recompute_blocks
 from mcl.nn.trunk import Trunk, TrunkSpec
+from mcl.randomness import STREAM_WEIGHTS, seeded
 
 
 class Recipe(Protocol):

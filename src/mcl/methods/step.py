@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcl.data.random import STREAM_VIEWS, generator_for
-from mcl.data.views import VIEWS
-from mcl.engine.gradients import GradientAverage
+from mcl.data.loading.views import VIEWS
+from mcl.engine.machine.precision import Format, Trial, formats_for, try_formats, with_format
 from mcl.engine.optim import apply_gradients, build_optimizer, set_lr
-from mcl.engine.precision import Format, Trial, formats_for, try_formats, with_format
+from mcl.engine.processes.gradients import GradientAverage
 from mcl.methods.base import Method, mean_numbers
 from mcl.methods.build import Recipe, build_method
+from mcl.randomness import STREAM_VIEWS, generator_for
 
 TOTAL_STEPS = 1000  # only paces the target's momentum
 SMALL_LR = 1e-6  # weights stay where they are: diverging numbers cost other time than training does

@@ -17,12 +17,12 @@ from mcl.bench.stopwatch import Stopwatch
 from mcl.bench.tables import publish
 from mcl.config.bench import BenchDataSettings, BenchLoopSettings, BenchScaleSettings, BenchStepSettings
 from mcl.config.optim import ScheduleSettings
-from mcl.data.sources import find_images
+from mcl.data.sources.find import find_images
 from mcl.engine import loop
-from mcl.engine.allocator import freed_memory_kept
-from mcl.engine.device import prepare_device
 from mcl.engine.logging import console
-from mcl.engine.precision import with_format
+from mcl.engine.machine.allocator import freed_memory_kept
+from mcl.engine.machine.device import prepare_device
+from mcl.engine.machine.precision import with_format
 from mcl.methods.step import try_recipe
 from mcl.run import pretrain
 

@@ -17,12 +17,12 @@ from mcl.config.data import (
     DataTreesSettings,
     SceneSettings,
 )
-from mcl.data.cutouts import Findings, Sources, find_sources, split_sources
-from mcl.data.demo import demo_sources
-from mcl.data.folders import prepare_output, publish
-from mcl.data.generate import SPLIT, write_set
-from mcl.data.trees import deepforest_data, read_photos, write_trees
 from mcl.errors import UserError
+from mcl.sets.cutouts import Findings, Sources, find_sources, split_sources
+from mcl.sets.demo import demo_sources
+from mcl.sets.folders import prepare_output, publish
+from mcl.sets.generate import SPLIT, write_set
+from mcl.sets.trees import deepforest_data, read_photos, write_trees
 
 
 def data_demo(settings: DataDemoSettings) -> dict[str, Any]:

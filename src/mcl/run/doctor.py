@@ -18,10 +18,10 @@ from mcl.checkup.memory import check_memory
 from mcl.checkup.part import Part
 from mcl.checkup.speed import check_loader, check_precision
 from mcl.config.doctor import DoctorSettings
-from mcl.data.loader import steps_per_epoch
-from mcl.data.sources import check_readable, find_images
-from mcl.engine.device import prepare_device
+from mcl.data.loading.loader import steps_per_epoch
+from mcl.data.sources.find import check_readable, find_images
 from mcl.engine.logging import console, duration
+from mcl.engine.machine.device import prepare_device
 from mcl.engine.optim import resolve_length
 from mcl.methods.build import build_method
 

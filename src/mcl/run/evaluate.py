@@ -13,14 +13,14 @@ from torchvision.models.detection import FasterRCNN
 from mcl.config.base import dump
 from mcl.config.finetune import EvaluateSettings
 from mcl.config.optim import LoopSettings
-from mcl.data.coco import CocoDetection, require_few_pixels
-from mcl.data.coco_json import CocoScenes, read_coco
+from mcl.data.labels.coco_json import CocoScenes, read_coco
+from mcl.data.labels.scenes import CocoDetection, require_few_pixels
 from mcl.detect.evaluate import coco_numbers, predict
 from mcl.detect.figure import save_detections
 from mcl.detect.saved import DetectorPlan, load_detector
-from mcl.engine.device import device_type, prepare_device
-from mcl.engine.job import joined
 from mcl.engine.logging import Display, console
+from mcl.engine.machine.device import device_type, prepare_device
+from mcl.engine.processes.job import joined
 from mcl.engine.run_folder import CONFIG, RunFolder, open_run_folder
 from mcl.errors import UserError
 from mcl.run.guard import guarded

@@ -12,8 +12,8 @@ from mcl.detect.saved import FILE_NAME as DETECTOR_FILE
 from mcl.detect.saved import load_detector
 from mcl.engine.logging import console
 from mcl.errors import UserError
-from mcl.interop.exported import PARTS, Exported, TrunkSource, Writer
-from mcl.interop.staging import staged
+from mcl.interop.writing.exported import PARTS, Exported, TrunkSource, Writer
+from mcl.interop.writing.staging import staged
 from mcl.nn.trunk import Trunk, load_trunk, read_trunk
 
 
@@ -51,32 +51,32 @@ def _writer(settings: ExportSettings, parts: str) -> tuple[Writer, tuple[str, ..
     # Imported when asked for: no format pays for another's libraries.
     to, out = settings.to, settings.out
     if to == "torchvision-resnet" or (to == "torchvision" and parts == "backbone"):
-        from mcl.interop.torchvision_format import write_resnet
+        from mcl.interop.torchvision.trunk_format import write_resnet
 
         return write_resnet, ()
     if to == "torchvision":
-        from mcl.interop.torchvision_format import write_rcnn
+        from mcl.interop.torchvision.trunk_format import write_rcnn
 
         return write_rcnn, ()
     if to == "timm":
-        from mcl.interop.timm_format import write_timm
+        from mcl.interop.timm.trunk_format import write_timm
 
         return write_timm, ()
     if to == "detectron2":
-        from mcl.interop.detectron2_format import config_names, write_detectron2
+        from mcl.interop.detectron2.trunk_format import config_names, write_detectron2
 
         return write_detectron2, config_names(out)
     if to == "mmdetection":
-        from mcl.interop.mmdetection_format import config_name, write_mmdetection
+        from mcl.interop.mmdetection.trunk_format import config_name, write_mmdetection
 
         return write_mmdetection, (config_name(out),)
-    from mcl.interop.safetensors_format import write_safetensors
+    from mcl.interop.writing.safetensors_format import write_safetensors
 
     return write_safetensors, ()
 
 
 def _detector(settings: ExportSettings) -> tuple[Exported, list[Path]]:
-    from mcl.interop.detector_format import builder_name, write_onnx, write_torchvision_detector
+    from mcl.interop.torchvision.detector_format import builder_name, write_onnx, write_torchvision_detector
 
     try:
         detector, plan = load_detector(settings.trunk)

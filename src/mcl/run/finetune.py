@@ -11,28 +11,35 @@ import torch
 from torchvision.models.detection import FasterRCNN
 
 from mcl.config.finetune import FinetuneSchedule, FinetuneSettings
-from mcl.data.coco import collate, require_few_pixels
-from mcl.data.coco_json import CocoScenes, read_coco
-from mcl.data.loader import step_batches, steps_per_epoch
-from mcl.data.random import STREAM_WEIGHTS, seeded
+from mcl.data.labels.coco_json import CocoScenes, read_coco
+from mcl.data.labels.scenes import collate, require_few_pixels
+from mcl.data.loading.loader import step_batches, steps_per_epoch
 from mcl.detect.detector import load_trunk_into
 from mcl.detect.finetune import DetectorTraining
 from mcl.detect.frozen import FrozenScenes, freeze
 from mcl.detect.saved import FILE_NAME, DetectorPlan, save_detector
-from mcl.engine.allocator import freed_memory_kept
-from mcl.engine.device import device_type, prepare_device
-from mcl.engine.distributed import is_main, main_first, per_process, process_count, rank, take_from_main
-from mcl.engine.job import joined
 from mcl.engine.logging import console, warnings_of
 from mcl.engine.loop import run_loop
+from mcl.engine.machine.allocator import freed_memory_kept
+from mcl.engine.machine.device import device_type, prepare_device
+from mcl.engine.machine.precision import Format, with_format
 from mcl.engine.optim import Schedule, resolve_length
-from mcl.engine.precision import Format, with_format
+from mcl.engine.processes.distributed import (
+    is_main,
+    main_first,
+    per_process,
+    process_count,
+    rank,
+    take_from_main,
+)
+from mcl.engine.processes.job import joined
 from mcl.engine.run_folder import RunFolder, open_run_folder
-from mcl.interop.initial import read_any_trunk
-from mcl.interop.load_report import LoadReport
+from mcl.interop.reading.initial import read_any_trunk
 from mcl.nn.convolution import use_matrix_gradients
+from mcl.nn.load_report import LoadReport
 from mcl.nn.sync_norm import synchronise_norms
 from mcl.nn.trunk import TrunkSpec
+from mcl.randomness import STREAM_WEIGHTS, seeded
 from mcl.run.evaluate import check_classes, headline, measure, percent
 from mcl.run.guard import guarded
 from mcl.run.passes import encode_once, precise_norms, training_scenes

@@ -72,7 +72,7 @@ def measure_backbone(name: str, tested: bool = False) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from mcl.interop.resnet_shape import ResnetShape
+    from mcl.interop.torchvision.resnet_shape import ResnetShape
     from mcl.nn.trunk import Trunk, TrunkSpec
 
     trunk = Trunk(TrunkSpec(name, image_size=SIDE)).eval()

@@ -7,16 +7,16 @@ from typing import Any
 from torch import nn
 
 from mcl.config.finetune import FinetuneSettings
-from mcl.data.coco import CocoDetection, Framing, collate
-from mcl.data.coco_json import CocoScenes
-from mcl.data.loader import step_batches
-from mcl.data.random import STREAM_DETECTION, seeded
+from mcl.data.labels.coco_json import CocoScenes
+from mcl.data.labels.scenes import CocoDetection, Framing, collate
+from mcl.data.loading.loader import step_batches
 from mcl.detect.finetune import DetectorTraining
 from mcl.detect.frozen import FeatureStore, FrozenScenes
 from mcl.detect.saved import DetectorPlan
-from mcl.engine.distributed import process_count, rank, take_from_main
 from mcl.engine.logging import Display, console
+from mcl.engine.processes.distributed import process_count, rank, take_from_main
 from mcl.engine.run_folder import RunFolder
+from mcl.randomness import STREAM_DETECTION, seeded
 
 CALIBRATION_IMAGES = 200
 

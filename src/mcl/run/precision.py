@@ -9,10 +9,10 @@ import torch
 import yaml
 
 from mcl.config.base import Command, dump
-from mcl.engine.distributed import mean_over_processes
 from mcl.engine.logging import console
-from mcl.engine.memory import reset_peak
-from mcl.engine.precision import Format, formats_for, try_formats, with_format
+from mcl.engine.machine.memory import reset_peak
+from mcl.engine.machine.precision import Format, formats_for, try_formats, with_format
+from mcl.engine.processes.distributed import mean_over_processes
 from mcl.engine.run_folder import CONFIG, RunFolder
 
 S = TypeVar("S", bound=Command)

@@ -8,13 +8,22 @@ from typing import Any
 import torch
 
 from mcl.config.pretrain import PretrainSettings
-from mcl.data.loader import step_batches, steps_per_epoch
-from mcl.data.pictures import Picture
-from mcl.data.sources import check_readable, find_images, fingerprint
-from mcl.data.views import TileMaker, UnlabeledImages, collate_tiles
-from mcl.engine.allocator import freed_memory_kept
-from mcl.engine.device import device_type, prepare_device
-from mcl.engine.distributed import (
+from mcl.data.loading.loader import step_batches, steps_per_epoch
+from mcl.data.loading.views import TileMaker, UnlabeledImages, collate_tiles
+from mcl.data.sources.find import check_readable, find_images, fingerprint
+from mcl.data.sources.pictures import Picture
+from mcl.engine.logging import console, duration, warnings_of
+from mcl.engine.loop import run_loop
+from mcl.engine.machine.allocator import freed_memory_kept
+from mcl.engine.machine.device import device_type, prepare_device
+from mcl.engine.optim import (
+    Schedule,
+    build_optimizer,
+    load_optimizer,
+    resolve_length,
+    set_lr,
+)
+from mcl.engine.processes.distributed import (
     from_main,
     is_main,
     main_first,
@@ -24,29 +33,20 @@ from mcl.engine.distributed import (
     same_everywhere,
     take_from_main,
 )
-from mcl.engine.gradients import GradientAverage
-from mcl.engine.job import joined
-from mcl.engine.logging import console, duration, warnings_of
-from mcl.engine.loop import run_loop
-from mcl.engine.optim import (
-    Schedule,
-    build_optimizer,
-    load_optimizer,
-    resolve_length,
-    set_lr,
-)
+from mcl.engine.processes.gradients import GradientAverage
+from mcl.engine.processes.job import joined
 from mcl.engine.run_folder import open_run_folder
 from mcl.errors import UserError, printable
-from mcl.interop.initial import apply_initial_weights
+from mcl.interop.reading.initial import apply_initial_weights
 from mcl.methods.base import Method
 from mcl.methods.build import build_method, compute_in
-from mcl.methods.mcl import Mcl
+from mcl.methods.mcl.method import Mcl
+from mcl.methods.mcl.picture import draw_montages
 from mcl.methods.step import pretraining_step, update
 from mcl.nn.compiled import compile_trunks
 from mcl.nn.pyramid import LEVELS
 from mcl.nn.sync_norm import synchronise_norms
 from mcl.nn.trunk import FILE_NAME, Trunk, save_trunk
-from mcl.report.montage import draw_montages
 from mcl.run.guard import guarded
 from mcl.run.precision import precision_of_run, settle_precision
 from mcl.run.resume import start_or_resume

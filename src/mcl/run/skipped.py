@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mcl.engine.distributed import process_count, share_objects
 from mcl.engine.logging import console
+from mcl.engine.processes.distributed import process_count, share_objects
 from mcl.engine.run_folder import RunFolder
 from mcl.errors import RunFailed
 

@@ -1,0 +1,198 @@
+"""Weights of other tools, read into the trunk's names. Nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mcl.errors import UserError, did_you_mean
+from mcl.interop.detectron2.names import from_detectron2
+from mcl.interop.detectron2.trunk_format import read_detectron2, to_rgb
+from mcl.interop.mmdetection import trunk_format as mmdetection_format
+from mcl.interop.reading.prefixes import find_resnet, unpack
+from mcl.interop.timm.trunk_format import read_folder
+from mcl.interop.torchvision.names import from_torchvision
+from mcl.interop.writing.exported import PREFIXES
+
+BODY = PREFIXES["backbone"]
+#: plain types that old checkpoints keep beside their weights; building one runs no code of the file
+PLAIN = [
+    argparse.Namespace,
+    np.dtype,
+    np.ndarray,
+    *(getattr(np.dtypes, n) for n in ("Float64DType", "Float32DType", "Int64DType")),
+]
+AUTHORS = (
+    (r"encoder_q\.0\.(.+)", BODY + r"\1"),
+    (r"encoder_q\.1\.lateral_convs\.(\d)\.conv\.(\w+)", r"backbone.fpn.inner_blocks.\1.0.\2"),
+    (r"encoder_q\.1\.lateral_convs\.(\d)\.bn\.(\w+)", r"backbone.fpn.inner_blocks.\1.1.\2"),
+    (r"encoder_q\.1\.fpn_convs\.(\d)\.conv\.(\w+)", r"backbone.fpn.layer_blocks.\1.0.\2"),
+    (r"encoder_q\.1\.fpn_convs\.(\d)\.bn\.(\w+)", r"backbone.fpn.layer_blocks.\1.1.\2"),
+    (r"encoder_q\.2\.cls_convs\.(\d+)\.conv\.(\w+)", r"roi_heads.box_head.\1.0.\2"),
+    (r"encoder_q\.2\.cls_convs\.(\d+)\.bn\.(\w+)", r"roi_heads.box_head.\1.1.\2"),
+)
+
+
+def read_foreign(source: Path | str, image_size: int = 224) -> tuple[str, dict[str, Tensor], list[str]]:
+    """Read a file, a folder in timm's layout, or a timm name.
+
+    Args:
+        source: path, or e.g. ``resnet50.a1_in1k`` (downloaded by timm as usual).
+        image_size: side that networks of a fixed input size are built for (timm names only).
+
+    Returns:
+        What it is; tensors under the trunk's names (a network that is not a ResNet has timm's names of the whole
+        network after ``backbone.body.``: see ``timm_names.to_features``); and notes for the user.
+
+    Raises:
+        UserError: neither a path nor a timm name, damaged, refused as unsafe, or without a network we know.
+    """
+    path = Path(source)
+    if path.is_dir():
+        architecture, state = read_folder(path)
+        return f"timm {architecture}", _under_body(_without_classifier(state)), []
+    if not path.exists():
+        return _read_timm_name(str(source), image_size)
+    if path.suffix == ".pkl":
+        state, notes = read_detectron2(path)
+        return _checked("Detectron2", state, notes, path)
+    content = _read_tensors(path)
+    kind, state, notes = _recognise(*unpack(content), path)
+    return kind, state, notes + _openmmlab_input(content, state)
+
+
+def architecture_of(kind: str) -> str | None:
+    """timm's name of the backbone, if ``read_foreign``'s description holds one."""
+    found = re.match(r"(?:timm|torchvision) ([a-z0-9]\w*)", kind)
+    return found[1] if found else None
+
+
+def _recognise(
+    state: dict[str, Tensor], container: str, path: Path
+) -> tuple[str, dict[str, Tensor], list[str]]:
+    plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if any(name.startswith("encoder_q.1.lateral_convs.") for name in plain):
+        return _checked("MCL (the authors')", *_from_authors(plain), path)
+    if any(name.startswith("neck.lateral_convs.") for name in plain):
+        return _checked("MMDetection", mmdetection_format.from_state(plain), [], path)
+    if any(re.match(r"(backbone\.bottom_up\.)?res2\.0\.conv1\.", name) for name in plain):
+        named = {from_detectron2(name): tensor for name, tensor in plain.items()}
+        named.pop(None, None)
+        return _checked("Detectron2", named, ["taken as RGB with ImageNet's std: a .pth does not say"], path)
+    if any(name.startswith(BODY) for name in plain):
+        kept = {name: tensor for name, tensor in plain.items() if name.startswith(tuple(PREFIXES.values()))}
+        linear = [
+            n
+            for n in kept
+            if re.match(r"roi_heads\.box_head\.(\d+)\.(weight|bias)$|roi_heads\.box_head\.fc", n)
+        ]
+        return _checked("torchvision detector", {n: t for n, t in kept.items() if n not in linear}, [], path)
+    resnet = find_resnet(state, container)
+    if resnet is not None:
+        kind, body, notes = resnet
+        return _checked(kind, _under_body(body), notes, path)
+    other = from_torchvision(plain)
+    if other is not None:
+        return _checked(f"torchvision {other[0]}", _under_body(other[1]), [], path)
+    return _checked("state dict of a timm network", _under_body(plain), [], path)
+
+
+def _openmmlab_input(content: Any, state: dict[str, Tensor]) -> list[str]:
+    """OpenMMLab's checkpoints hold their config as text; its caffe-style backbones want BGR pixels of std 1."""
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    config = str(meta.get("cfg", "")) if isinstance(meta, Mapping) else ""
+    if not re.search(r"to_rgb'?\s*[=:]\s*False", config):
+        return []
+    plain_std = re.search(r"std'?\s*[=:]\s*\[\s*1\.?0?\s*,", config) is not None
+    return to_rgb(state, {"FORMAT": "BGR", "PIXEL_STD": [1.0 if plain_std else 58.0]})
+
+
+def _checked(
+    kind: str, state: Mapping[str, Tensor], notes: list[str], path: Path
+) -> tuple[str, dict[str, Tensor], list[str]]:
+    if len(state) < 4:
+        raise UserError(f"{path}: no weights of a backbone in it ({len(state)} tensors)")
+    return kind, _with_counters(state), notes
+
+
+def _with_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add ``num_batches_tracked`` beside running statistics where the file has none (frozen or old BatchNorm)."""
+    counters = {
+        counter: torch.zeros((), dtype=torch.long)
+        for name in state
+        if name.endswith(".running_var")
+        and (counter := name.removesuffix("running_var") + "num_batches_tracked") not in state
+    }
+    return {**state, **counters}
+
+
+def _from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    named: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        for pattern, ours in AUTHORS:
+            if re.fullmatch(pattern, name):
+                named[re.sub(pattern, ours, name)] = tensor
+    return named, [
+        f"{len(state) - len(named)} tensors are left out (target network, projector, predictors, queue)"
+    ]
+
+
+def _read_tensors(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(PLAIN):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f" ({named[1]})" if named else ""
+        raise UserError(
+            f"{path}: refused: holds more than tensors and plain types{what}, which could run any code; save its state dict alone"
+        ) from None
+    except Exception as error:  # a damaged file can raise anything
+        raise UserError(
+            f"{path}: not a readable weights file ({' '.join(str(error).split())[:120]})"
+        ) from None
+
+
+def _read_timm_name(name: str, image_size: int) -> tuple[str, dict[str, Tensor], list[str]]:
+    import timm
+
+    from mcl.nn.backbone import build_backbone
+
+    base = name.partition(".")[0]
+    if not timm.is_model(base):
+        raise UserError(f"{name}: neither a file nor a timm model{did_you_mean(base, timm.list_models())}")
+    if not timm.is_model_pretrained(name):
+        known = timm.list_pretrained(f"{base}.*")
+        raise UserError(f"{name}: timm has no weights of that name; it has: {', '.join(known) or 'none'}")
+    try:
+        body = build_backbone(name, image_size, pretrained=True)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the download raises
+        raise UserError(
+            f"{name}: its weights could not be downloaded: {' '.join(str(error).split())[:150]}"
+        ) from None
+    return f"timm {base}", _under_body(body.state_dict()), []
+
+
+def _under_body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {BODY + name: tensor for name, tensor in _with_counters(state).items()}
+
+
+def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.startswith(("fc.", "classifier.", "head.fc."))
+    }

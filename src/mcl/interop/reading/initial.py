@@ -1,0 +1,186 @@
+"""Start a trunk from weights of another tool, with a report of every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mcl.errors import UserError
+from mcl.interop.reading.foreign import BODY, architecture_of, read_foreign
+from mcl.interop.timm.names import to_features
+from mcl.interop.torchvision.resnet_shape import ResnetShape
+from mcl.interop.writing.exported import PARTS, PREFIXES
+from mcl.nn.backbone import build_backbone
+from mcl.nn.load_report import LoadReport, match
+from mcl.nn.trunk import FILE_NAME, Trunk, TrunkSpec, read_trunk
+
+
+@dataclass(frozen=True)
+class ForeignReport(LoadReport):
+    """A load report that also says what the file was taken for.
+
+    Attributes:
+        kind: e.g. ``MoCo v1/v2``.
+        notes: what was found, left out or converted.
+    """
+
+    kind: str = ""
+    notes: tuple[str, ...] = ()
+
+    def lines(self, most: int = 4) -> list[str]:
+        """As ``LoadReport``, after the kind and the notes."""
+        return [f"weights: {self.kind}", *self.notes, *super().lines(most)]
+
+
+def apply_initial_weights(
+    trunk: Trunk, source: Path | str, parts: str | None = None, allow_partial: bool = False
+) -> ForeignReport:
+    """Load a trunk of ours, a foreign file, a folder in timm's layout or a timm name into ``trunk``.
+
+    Args:
+        trunk: changed in place; BatchNorm buffers are loaded too.
+        source: see ``read_foreign``; also run folders and trunk files of mcl.
+        parts: what to load; None: every part that the source has (the backbone always).
+        allow_partial: load what fits when tensors of these parts are missing, unexpected or of another shape.
+
+    Raises:
+        UserError: unreadable, not recognised, or (without ``allow_partial``) not complete: the message says which
+            tensors, and names a different stem or architecture.
+    """
+    kind, state, notes = _read(source, trunk.spec.image_size)
+    wanted = trunk.state_dict()
+    state, tail = _aligned(state, wanted)
+    if tail:
+        notes = [
+            *notes,
+            f"{len(tail)} tensors of the classifier or behind C5 are left out ({', '.join(tail[:2])}, ...)",
+        ]
+    parts = parts or parts_in(state)
+    name = f"--init_from {source}"
+    _explain_architecture(name, state, wanted, trunk.spec.backbone, allow_partial)
+    fits, report = match(wanted, state, tuple(PREFIXES[part] for part in parts.split("+")))
+    for part in parts.split("+"):
+        if not any(key.startswith(PREFIXES[part]) for key in fits):
+            raise UserError(
+                f"{name}: it is {kind} and has no {part} that fits ({' | '.join(report.lines(2))})"
+            )
+    report.require_complete(name, allow_partial)
+    trunk.load_state_dict(fits, strict=False)
+    return ForeignReport(
+        **{f.name: getattr(report, f.name) for f in fields(report)}, kind=kind, notes=tuple(notes)
+    )
+
+
+def read_any_trunk(
+    source: Path | str, image_size: int | None = None
+) -> tuple[TrunkSpec, dict[str, Tensor], dict[str, Any]]:
+    """As ``mcl.nn.trunk.read_trunk``, for foreign weights too: (spec, state dict, metadata).
+
+    The architecture is read from the tensors (ResNets, torchvision's ConvNeXt and Swin), from a timm folder's
+    ``config.json`` or from the timm name; widths of pyramid and head from theirs, when the file has them.
+
+    Args:
+        source: as for ``apply_initial_weights``.
+        image_size: side of the images; None: 224 for foreign weights, which do not tell.
+
+    Raises:
+        UserError: unreadable, or of an architecture that cannot be told.
+    """
+    if _is_ours(Path(source)):
+        return read_trunk(source)
+    size = image_size or 224
+    kind, state, notes = read_foreign(source, size)
+    backbone = architecture_of(kind) or _resnet_name(source, kind, state)
+    lateral = state.get(PREFIXES["pyramid"] + "inner_blocks.0.0.weight")
+    convs = {name.split(".")[2] for name in state if name.startswith(PREFIXES["head"])}
+    spec = TrunkSpec(backbone, 256 if lateral is None else lateral.shape[0], len(convs) or 4, size)
+    body = {BODY + name: tensor for name, tensor in build_backbone(backbone, size).state_dict().items()}
+    state, _ = _aligned(state, body)
+    return spec, state, {"kind": kind, "notes": notes, "parts": parts_in(state)}
+
+
+def parts_in(state: Mapping[str, Tensor]) -> str:
+    """Which parts a state dict has: ``backbone``, ``backbone+pyramid`` or ``backbone+pyramid+head``."""
+    has = [part for part, prefix in PREFIXES.items() if any(name.startswith(prefix) for name in state)]
+    return next((parts for parts in reversed(PARTS) if set(parts.split("+")) <= set(has)), PARTS[0])
+
+
+def _read(source: Path | str, image_size: int) -> tuple[str, dict[str, Tensor], list[str]]:
+    if _is_ours(Path(source)):
+        spec, state, metadata = read_trunk(source)
+        return (
+            f"trunk of mcl ({spec.backbone})",
+            state,
+            [f"pre-trained parts: {metadata.get('parts', 'not recorded')}"],
+        )
+    return read_foreign(source, image_size)
+
+
+def _is_ours(path: Path) -> bool:
+    if path.is_dir():
+        return not (path / "config.json").is_file()  # a run folder, finished or not; read_trunk tells
+    if path.suffix != ".safetensors" or not path.is_file():
+        return path.name == FILE_NAME
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as opened:
+            return "spec" in (opened.metadata() or {})
+    except (SafetensorError, OSError):
+        return True  # read_trunk says what is wrong with it
+
+
+def _aligned(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The backbone's tensors under the names of the trunk's backbone, and the names of a classifier's."""
+    body = {name.removeprefix(BODY): tensor for name, tensor in state.items() if name.startswith(BODY)}
+    names = [name.removeprefix(BODY) for name in wanted if name.startswith(BODY)]
+    renamed, tail = to_features(body, names)
+    rest = {name: tensor for name, tensor in state.items() if not name.startswith(BODY)}
+    return {**{BODY + name: tensor for name, tensor in renamed.items()}, **rest}, tail
+
+
+def _resnet_name(source: Path | str, kind: str, state: Mapping[str, Tensor]) -> str:
+    shape = ResnetShape.of(_body(state))
+    if shape is None:
+        raise UserError(
+            f"--trunk {source}: its architecture cannot be told ({kind}); a timm folder with config.json tells it"
+        )
+    differs = shape.stem_differs()
+    if differs or shape.name is None:
+        raise UserError(
+            f"--trunk {source}: {differs or f'no ResNet that timm has: blocks {shape.counts}, groups {shape.groups}'}"
+        )
+    return shape.name
+
+
+def _explain_architecture(
+    name: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], backbone: str, allow_partial: bool
+) -> None:
+    """A different ResNet, or another stem, in words instead of a list of tensors."""
+    theirs, ours = ResnetShape.of(_body(state)), ResnetShape.of(_body(wanted))
+    if theirs is None or ours is None or theirs == ours:
+        return
+    same_blocks = (theirs.block, theirs.counts, theirs.groups, theirs.width) == (
+        ours.block,
+        ours.counts,
+        ours.groups,
+        ours.width,
+    )
+    if not same_blocks:
+        there = theirs.name or f"ResNet with blocks {theirs.counts}"
+        raise UserError(
+            f"{name}: it is a {there}, the trunk's backbone a {backbone}; set --model.backbone {theirs.name or '...'}"
+        )
+    if not allow_partial and theirs.stem != ours.stem:
+        differs = theirs.stem_differs() or "its stem is 7x7, the trunk's is not"
+        raise UserError(f"{name}: {differs}, as {backbone} has; --allow_partial loads all but the stem")
+
+
+def _body(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(BODY): tensor for name, tensor in state.items() if name.startswith(BODY)}

@@ -1,0 +1,139 @@
+"""timm: a folder that ``timm.create_model("local-dir:PATH")`` opens, laid out for the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mcl.errors import UserError
+from mcl.interop.timm.names import whole_name
+from mcl.interop.writing.exported import Exported, TrunkSource, compare, probe_images, trunk_maps
+from mcl.interop.writing.model_card import model_card
+from mcl.nn.load_report import match
+
+WEIGHTS = "model.safetensors"
+
+
+def write_timm(source: TrunkSource, folder: Path) -> Exported:
+    """Write ``model.safetensors``, ``config.json`` and the model card ``README.md``; backbone only.
+
+    What a whole network has behind C5 (last norm, ``conv_head``) no trunk has: it is written with timm's own
+    starting values, so that the file loads without gaps, and is named in the notes and the card.
+
+    Raises:
+        UserError: the whole network cannot be built at this size.
+        RunFailed: the maps through timm differ.
+    """
+    whole, model_args = whole_network(source)
+    wanted = whole.state_dict()
+    given = {whole_name(name, wanted) or name: tensor for name, tensor in source.body.items()}
+    fits, report = match(wanted, given, tuple(given))
+    report.require_complete("export", allow_partial=False)
+    fresh = [name for name in wanted if name not in fits]
+    folder.mkdir()
+    tensors = {name: fits.get(name, tensor).detach().cpu().contiguous() for name, tensor in wanted.items()}
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    (folder / "config.json").write_text(
+        json.dumps(config(source, whole, model_args), indent=2) + "\n", "utf-8"
+    )
+    (folder / "README.md").write_text(model_card(source, fresh), "utf-8")
+    notes = [f"behind C5, not pre-trained: {', '.join(fresh)}"] if fresh else []
+    return Exported(
+        report,
+        _check(source, folder),
+        f"timm.create_model('local-dir:...'), timm {timm.__version__}",
+        notes=notes,
+    )
+
+
+def whole_network(source: TrunkSource) -> tuple[nn.Module, dict[str, Any]]:
+    """timm's network without a classifier, and the arguments besides its name that it needs."""
+    size = {"img_size": source.spec.image_size}
+    for arguments in (size, {}):
+        try:
+            return timm.create_model(source.backbone, num_classes=0, **arguments), arguments
+        except (TypeError, RuntimeError, AttributeError) as error:
+            failure = error  # only networks of a fixed input size take img_size
+    raise UserError(f"--to timm: timm cannot build {source.backbone}: {failure}")
+
+
+def config(source: TrunkSource, whole: nn.Module, model_args: dict[str, Any]) -> dict[str, Any]:
+    """Content of ``config.json``: architecture, and what images must look like."""
+    base = dict(whole.pretrained_cfg)
+    size = source.spec.image_size
+    described = {
+        "tag": "mcl",
+        "custom_load": False,
+        "input_size": [3, size, size],
+        "fixed_input_size": bool(model_args),
+        "interpolation": base.get("interpolation", "bilinear"),
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": list(source.spec.mean),
+        "std": list(source.spec.std),
+        "num_classes": 0,
+        "pool_size": None,
+        "first_conv": base.get("first_conv"),
+        "classifier": base.get("classifier"),
+        "license": "see README.md",
+    }
+    extra = {"model_args": model_args} if model_args else {}
+    return {
+        "architecture": source.backbone, "num_classes": 0, "num_features": whole.num_features, **extra,
+        "pretrained_cfg": described,
+    }  # fmt: skip
+
+
+def read_folder(folder: Path) -> tuple[str, dict[str, Tensor]]:
+    """Architecture and state dict of a folder in timm's layout (ours, or one from the hub).
+
+    Raises:
+        UserError: ``config.json`` or the weights are missing or damaged.
+    """
+    try:
+        architecture = json.loads((folder / "config.json").read_text("utf-8"))["architecture"]
+        for name in (WEIGHTS, "open_clip_model.safetensors"):
+            if (folder / name).is_file():
+                return architecture, load_file(folder / name)
+        return architecture, torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{folder}: not a model folder in timm's layout: {' '.join(str(error).split())}"
+        ) from None
+
+
+def _check(source: TrunkSource, folder: Path) -> dict[str, float]:
+    images = probe_images(source.spec)
+    ours = trunk_maps(source, images)
+    name = f"local-dir:{folder}"
+    timm.create_model(name, pretrained=True)  # the whole network: every name must be there
+    indices = tuple(source.trunk.backbone.body.feature_info.out_indices)
+    with _quiet_timm():
+        network = timm.create_model(name, pretrained=True, features_only=True, out_indices=indices).eval()
+    with torch.no_grad():
+        features = network(images)
+    layout = getattr(network, "output_fmt", None)
+    if layout is not None and layout.value == "NHWC":
+        features = [feature.permute(0, 3, 1, 2) for feature in features]
+    return compare(ours, {f"c{level + 2}": feature for level, feature in enumerate(features)})
+
+
+@contextmanager
+def _quiet_timm() -> Iterator[None]:
+    """Opening only the features, timm warns of what lies behind C5 in the file; it is there for the whole network."""
+    logger = logging.getLogger("timm.models._builder")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

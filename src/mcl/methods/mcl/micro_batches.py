@@ -1,0 +1,98 @@
+"""A batch in parts: a process encodes its own part, or its micro-batches one after the other, and all share targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mcl.engine.processes.distributed import gather_rows, process_count
+from mcl.methods.mcl.montage import Shuffle
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the global batch that has its own montages: what one process encodes at a time.
+
+    Attributes:
+        canvases: view -> (B, 3, S, S) in the order of ``assemble``.
+        shuffles: view -> image of each tile, counted within the part.
+        number: of the part, from 0; all parts have the same number of images.
+    """
+
+    canvases: Mapping[int, Tensor]
+    shuffles: Mapping[int, Shuffle]
+    number: int
+
+    def labels(self, view: int, scale: int) -> Tensor:
+        """(tiles,) image of each tile, counted over all parts."""
+        labels = self.shuffles[view].labels
+        return labels[scale] + self.number * len(labels[1])
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Target embeddings of one view.
+
+    Attributes:
+        embeddings: scale -> (tiles, E), L2-normalised, without gradient.
+        labels: scale -> (tiles,) image of each, counted over all parts.
+    """
+
+    embeddings: Mapping[int, Tensor]
+    labels: Mapping[int, Tensor]
+
+
+def split_batch(batch: Mapping[str, Any], parts: int) -> list[Mapping[str, Any]]:
+    """A batch of ``collate_tiles`` in equal parts, one after the other; their number divides its images."""
+    if parts == 1:
+        return [batch]
+    images = len(batch["index"]) // parts
+
+    def piece(number: int) -> dict[str, Any]:
+        rows = slice(number * images, (number + 1) * images)
+        tiles = {v: {s: tile[rows] for s, tile in scales.items()} for v, scales in batch["tiles"].items()}
+        return {"tiles": tiles, "index": batch["index"][rows]}
+
+    return [piece(number) for number in range(parts)]
+
+
+def join_targets(parts: Sequence[Mapping[int, Targets]]) -> dict[int, Targets]:
+    """view -> targets of all parts of this process, in their order."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    joined = {}
+    for view, first in parts[0].items():
+        of_view = [targets[view] for targets in parts]
+        joined[view] = Targets(
+            {scale: torch.cat([t.embeddings[scale] for t in of_view]) for scale in first.embeddings},
+            {scale: torch.cat([t.labels[scale] for t in of_view]) for scale in first.labels},
+        )
+    return joined
+
+
+def gather_over_processes(targets: Mapping[int, Targets]) -> dict[int, Targets]:
+    """view -> targets of all processes, in the order of their ranks, without gradient.
+
+    One exchange for all views and scales; labels ride along as one more column (fp32 holds them up to 2^24).
+    """
+    if process_count() == 1:
+        return dict(targets)
+    keys = [(view, scale) for view, own in targets.items() for scale in own.embeddings]
+    tables = []
+    for view, scale in keys:
+        embeddings, labels = targets[view].embeddings[scale], targets[view].labels[scale]
+        tables.append(torch.cat([embeddings, labels[:, None].to(embeddings.dtype)], dim=1))
+    everyone = gather_rows(torch.cat(tables))  # (processes, tiles of all keys, E + 1)
+    pieces = everyone.split([len(table) for table in tables], dim=1)
+    joined = {key: piece.flatten(0, 1) for key, piece in zip(keys, pieces, strict=True)}
+    return {
+        view: Targets(
+            {scale: joined[view, scale][:, :-1] for scale in own.embeddings},
+            {scale: joined[view, scale][:, -1].long() for scale in own.labels},
+        )
+        for view, own in targets.items()
+    }

@@ -1,0 +1,46 @@
+"""The numbers of a step that are logged and watched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mcl.data.loading.views import VIEWS
+from mcl.methods.mcl.encoder import Layout
+from mcl.methods.mcl.loss import LevelLoss, embedding_rank, embedding_spread
+
+LEAST_IMAGES = 8  # fewer embeddings cannot lie in enough directions for their rank to tell anything
+
+
+def health_of(embeddings: Sequence[Tensor]) -> dict[str, Tensor]:
+    """``spread`` and ``rank``: how far target embeddings are from a collapse, as means over views.
+
+    Args:
+        embeddings: of each view: (images, E), L2-normalised. Of fewer than 8 images there is no ``rank``.
+    """
+    measures = {"spread": embedding_spread}
+    if len(embeddings[0]) >= LEAST_IMAGES:
+        measures["rank"] = embedding_rank
+    return {name: torch.stack([measure(e) for e in embeddings]).mean() for name, measure in measures.items()}
+
+
+def level_numbers(levels: Mapping[tuple[int, int], LevelLoss], scales: Sequence[int]) -> dict[str, Tensor]:
+    """Loss, cosines and accuracy of every level (``loss/p5`` ...), and the accuracy that guessing gives (``chance``).
+
+    Args:
+        levels: (view, scale) -> loss, of both views or of one.
+        scales: those of the method.
+    """
+    numbers = {}
+    for scale in scales:
+        of_scale = [level for (_, level_scale), level in levels.items() if level_scale == scale]
+        name = f"p{Layout.level_of(scale) + 2}"
+        # The loss of a level is the sum over views; of one view alone twice its own, so that the mean is the sum.
+        loss = torch.stack([level.loss.detach() for level in of_scale]).mean()
+        numbers[f"loss/{name}"] = len(VIEWS) * loss
+        for what in ("positive_cosine", "negative_cosine", "accuracy"):
+            numbers[f"{what}/{name}"] = torch.stack([getattr(level, what) for level in of_scale]).mean()
+    numbers["chance"] = torch.stack([level.chance for level in levels.values()]).mean()
+    return numbers

@@ -1,0 +1,64 @@
+"""montage.png: what the first batch looks like, so that a wrong folder or setting is seen at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from mcl.methods.mcl.montage import Shuffle, assemble
+
+CANVASES = 4  # shown of each scale
+SIDE = 224  # pixels a canvas is shown at, at least
+MARGIN, LABEL = 8, 26
+
+
+def draw_montages(
+    path: Path, tiles: Mapping[int, Mapping[int, Tensor]], shuffles: Mapping[int, Shuffle]
+) -> None:
+    """Draw the first canvases of every scale, view 1 left and view 2 right, and write a PNG.
+
+    Args:
+        path: file to write.
+        tiles: view -> scale s -> (N, 3, S/s, S/s) uint8.
+        shuffles: view -> image of each tile.
+    """
+    blocks = {view: _canvases(tiles[view], shuffles[view]) for view in tiles}
+    scales = sorted(blocks[1])
+    columns = max(len(block[scale]) for block in blocks.values() for scale in scales)
+    width = len(blocks) * (columns * (SIDE + MARGIN) + 3 * MARGIN) + MARGIN
+    sheet = Image.new("RGB", (width, len(scales) * (SIDE + LABEL + MARGIN) + MARGIN), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for row, scale in enumerate(scales):
+        top = MARGIN + row * (SIDE + LABEL + MARGIN)
+        for view, block in blocks.items():
+            left = MARGIN + (view - 1) * (columns * (SIDE + MARGIN) + 3 * MARGIN)
+            side = tiles[view][1].shape[-1] // scale
+            text = (
+                f"view {view}, full-size images"
+                if scale == 1
+                else f"view {view}, scale {scale}: {scale} x {scale} tiles"
+            )
+            draw.text((left, top + 3), f"{text} of {side} px", "black", font)
+            for column, canvas in enumerate(block[scale]):
+                sheet.paste(canvas, (left + column * (SIDE + MARGIN), top + LABEL))
+    sheet.save(path)
+
+
+def _canvases(tiles: Mapping[int, Tensor], shuffle: Shuffle) -> dict[int, list[Image.Image]]:
+    # The canvases that the network gets, not a drawing of them: mean 0 and std 1/255 give back the pixels.
+    pixels = assemble(tiles, shuffle, (0, 0, 0), (1 / 255,) * 3).round().byte().permute(0, 2, 3, 1).numpy()
+    shown, start = {}, 0
+    for scale, labels in sorted(shuffle.labels.items()):
+        count = len(labels) // scale**2
+        shown[scale] = [_enlarge(pixels[start + i]) for i in range(min(count, CANVASES))]
+        start += count
+    return shown
+
+
+def _enlarge(pixels: np.ndarray) -> Image.Image:
+    # Nearest, so that a tile's real pixels are seen.
+    return Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST)

@@ -1,0 +1,112 @@
+"""The method as a whole: gradients flow where they should, assignments run, options change what they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mcl.config.pretrain import MethodSettings, ModelSettings
+from mcl.methods.mcl.loss import total_loss
+from mcl.methods.mcl.method import Mcl
+from mcl.nn.trunk import Trunk, TrunkSpec
+
+
+def small(seed: int = 0, **method) -> Mcl:
+    torch.manual_seed(seed)
+    trunk = Trunk(TrunkSpec("test_resnet", 16, 2, image_size=64))
+    return Mcl(trunk, ModelSettings(hidden=32, embedding=16), MethodSettings(**method), seed=0)
+
+
+def batch(n: int, seed: int = 0) -> dict:
+    g = torch.Generator().manual_seed(seed)
+    tiles = {
+        v: {
+            s: torch.randint(0, 256, (n, 3, 64 // s, 64 // s), generator=g, dtype=torch.uint8)
+            for s in (1, 2, 4, 8)
+        }
+        for v in (1, 2)
+    }
+    return {"tiles": tiles, "index": torch.arange(n), "unreadable": []}
+
+
+@pytest.mark.parametrize("assignment", ["top", "same", "adjacent", "all"])
+@pytest.mark.parametrize("n", [5, 32])
+def test_every_assignment_trains_everything_online_and_nothing_of_the_target(assignment, n):
+    method = small(assignment=assignment).train()
+    loss, numbers = method.loss(batch(n), step=0)
+    loss.backward()
+    assert torch.isfinite(loss) and {"spread", "loss/p2", "positive_cosine/p3", "accuracy/p4"} <= set(numbers)
+    assert numbers["chance"] == pytest.approx(1 / n, rel=0.5) and not numbers["accuracy/p2"].requires_grad
+    without = [name for name, p in method.trained.named_parameters() if p.grad is None]
+    assert without == [] and all(p.grad is None for p in method.target.parameters())
+
+
+def test_scales_leave_out_the_levels_they_do_not_reach():
+    method = small(scales=[1, 2]).train()
+    loss, numbers = method.loss(batch(8), step=0)
+    loss.backward()
+    assert {name for name in numbers if name.startswith("loss/")} == {"loss/p5", "loss/p4"}
+    assert method.trunk.backbone.fpn.layer_blocks[0][0].weight.grad is None
+
+
+def test_targets_of_all_canvases_equal_the_authors_and_full_ones_only_in_eval_mode():
+    data = batch(16)
+    losses = {}
+    for mode in ("train", "eval"):
+        for name, options in {
+            "authors": {"encode": "exhaustive"},
+            "all": {},
+            "full": {"target_canvases": "full"},
+        }.items():
+            method = small(**options).train(mode == "train")
+            canvases, shuffles = prepared(method, data)
+            layout = method._layout(shuffles[1])
+            losses[mode, name] = method.target_embeddings(canvases[1], layout)[1]
+    torch.testing.assert_close(losses["train", "all"], losses["train", "authors"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses["eval", "full"], losses["eval", "authors"], rtol=1e-4, atol=1e-5)
+    assert (losses["train", "full"] - losses["train", "authors"]).abs().max() > 0.05
+
+
+def prepared(method: Mcl, data: dict):
+    from mcl.methods.mcl.montage import assemble
+
+    shuffles = {v: method.draw_shuffle(len(data["index"]), 0, v) for v in (1, 2)}
+    spec = method.trunk.spec
+    return {v: assemble(data["tiles"][v], shuffles[v], spec.mean, spec.std) for v in (1, 2)}, shuffles
+
+
+def test_perturbing_the_online_network_leaves_the_targets_unchanged():
+    method, data = small().eval(), batch(4)
+    canvases, shuffles = prepared(method, data)
+    before = method.target_embeddings(canvases[1], method._layout(shuffles[1]))[1]
+    with torch.no_grad():
+        for parameter in method.online.parameters():
+            parameter.add_(0.3)
+    assert torch.equal(before, method.target_embeddings(canvases[1], method._layout(shuffles[1]))[1])
+
+
+def test_shuffles_differ_by_view_step_and_rank_and_repeat():
+    method = small()
+    draw = lambda *numbers: method.draw_shuffle(32, *numbers).labels[4]  # noqa: E731
+    assert torch.equal(draw(3, 1), draw(3, 1))
+    for other in (draw(3, 2), draw(4, 1), draw(3, 1, 1)):
+        assert not torch.equal(draw(3, 1), other)
+
+
+def test_without_predictor_there_is_none():
+    method = small(predictor=False)
+    assert not any("predictor" in name for name in method.state_dict())
+    assert torch.isfinite(method.loss(batch(4), 0)[0])
+
+
+def test_a_few_steps_lower_the_loss_on_images_that_differ():
+    method = small(temperature=0.2).train()
+    optimizer = torch.optim.AdamW(method.trained.parameters(), 3e-3)
+    data, losses = batch(16), []
+    for step in range(12):
+        loss = total_loss(list(method.compare(*prepared(method, data))[0].values()))
+        loss.backward()
+        optimizer.step(), optimizer.zero_grad()
+        method.after_update(step, 12)
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]

@@ -1,0 +1,128 @@
+"""A batch in micro-batches is the same batch: losses and gradients, with BatchNorm statistics out of the way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mcl.config.pretrain import MethodSettings, ModelSettings
+from mcl.methods.base import mean_numbers
+from mcl.methods.mcl.loss import total_loss
+from mcl.methods.mcl.method import Mcl
+from mcl.methods.mcl.montage import Shuffle
+from mcl.nn.trunk import Trunk, TrunkSpec
+
+SCALES, IMAGES, PARTS = [1, 2, 4], 32, 2
+
+
+def _method(assignment: str) -> Mcl:
+    torch.manual_seed(0)
+    trunk = Trunk(TrunkSpec("test_resnet", 16, 2, image_size=64))
+    settings = MethodSettings(scales=SCALES, assignment=assignment, temperature=0.5)
+    method = Mcl(trunk, ModelSettings(hidden=32, embedding=16), settings, seed=0).double()
+    with torch.no_grad():  # predictors begin near zero: gradients would be too small to compare
+        for p in method.online["predictors"].parameters():
+            p.normal_(std=0.3)
+    return method.eval()
+
+
+def _batch() -> dict:
+    g = torch.Generator().manual_seed(1)
+    tiles = {
+        v: {s: torch.randint(0, 256, (IMAGES, 3, 64 // s, 64 // s), generator=g, dtype=torch.uint8) for s in SCALES}
+        for v in (1, 2)
+    }  # fmt: skip
+    return {"tiles": tiles, "index": torch.arange(IMAGES), "unreadable": []}
+
+
+def _joined(method: Mcl, batch: dict):
+    """Canvases and shuffles of one batch whose montages are those of the micro-batches."""
+    from mcl.methods.mcl.micro_batches import split_batch
+
+    drawn = [method.draw_part(piece, 3, number) for number, piece in enumerate(split_batch(batch, PARTS))]
+    counts = method.montages(IMAGES // PARTS)
+    canvases, shuffles = {}, {}
+    for view in (1, 2):
+        pieces = [part.canvases[view].split([counts[s] for s in SCALES]) for part in drawn]
+        canvases[view] = torch.cat([piece[i] for i in range(len(SCALES)) for piece in pieces])
+        shuffles[view] = Shuffle({s: torch.cat([part.labels(view, s) for part in drawn]) for s in SCALES})
+    return canvases, shuffles
+
+
+@pytest.mark.parametrize("assignment", ["top", "all"])
+def test_micro_batches_add_up_to_the_batch(assignment, monkeypatch):
+    monkeypatch.setattr("mcl.methods.mcl.method.assemble", _in_float64)
+    method, batch = _method(assignment), _batch()
+    levels, health = method.compare(*_joined(method, batch))
+    whole = total_loss(list(levels.values()))
+    whole.backward()
+    expected = {name: p.grad for name, p in method.trained.named_parameters()}
+    method.zero_grad(set_to_none=True)
+    losses, spreads = [], []
+    for loss, numbers in method.losses(batch, 3, PARTS):
+        loss.backward()
+        losses.append(loss.detach())
+        spreads.append(numbers["spread"])
+    torch.testing.assert_close(sum(losses), whole.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(spreads, [health["spread"]] * method.backward_passes(PARTS))
+    assert len({float(loss) for loss in losses}) == method.backward_passes(PARTS) == 2 * PARTS
+    for name, p in method.trained.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], rtol=1e-9, atol=1e-13)
+
+
+def _in_float64(*args, **kwargs):
+    from mcl.methods.mcl.montage import assemble
+
+    return assemble(*args, **{**kwargs, "dtype": torch.float64})
+
+
+def test_only_one_micro_batch_keeps_activations_at_a_time():
+    method, batch = _method("top"), _batch()
+    method.float()
+
+    def kept(parts: int) -> int:
+        most = 0
+        for loss, _ in method.losses(batch, 0, parts):
+            sizes = {}
+
+            def visit(node, sizes=sizes):
+                for name in dir(node):
+                    if name.startswith("_saved_") and torch.is_tensor(tensor := getattr(node, name, None)):
+                        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+
+            seen, stack = set(), [loss.grad_fn]
+            while stack:
+                node = stack.pop()
+                if node is None or node in seen:
+                    continue
+                seen.add(node)
+                visit(node)
+                stack += [following for following, _ in node.next_functions]
+            most = max(most, sum(sizes.values()))
+            loss.backward()
+        return most
+
+    assert kept(4) < 0.5 * kept(1)
+
+
+def test_one_view_at_a_time_is_the_step_of_both_at_once():
+    """In train mode too: targets come first, then view after view, whichever way backward is called."""
+    batch, states, grads, logged = _batch(), [], [], []
+    for at_once in (True, False):
+        method = _method("top").float().train()
+        if at_once:
+            loss, numbers = method.loss(batch, 0)
+            loss.backward()
+        else:
+            rows = []
+            for loss, numbers in method.losses(batch, 0):
+                loss.backward()
+                rows.append(numbers)
+            numbers = mean_numbers(rows)
+        states.append(method.state_dict())
+        grads.append([p.grad for p in method.trained.parameters()])
+        logged.append(numbers)
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(logged[0], logged[1])
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
