@@ -36,11 +36,11 @@ def test_both_orders_give_samples_of_one_form(settings, paths):
     samples = {name: dataset[0, 3] for name, dataset in datasets(settings, paths).items()}
     for view in (1, 2):
         for scale in (1, 2):
-            ours, plain = (samples[name]["tiles"][view][scale] for name in (OURS, PLAIN))
+            ours, plain = (samples[name]["views"][view, scale] for name in (OURS, PLAIN))
             assert ours.shape == plain.shape == (3, 32 // scale, 32 // scale)
             assert ours.dtype == plain.dtype == torch.uint8
     plain = datasets(settings, paths)[PLAIN]
-    assert torch.equal(plain[0, 3]["tiles"][1][2], plain[0, 3]["tiles"][1][2])
+    assert torch.equal(plain[0, 3]["views"][1, 2], plain[0, 3]["views"][1, 2])
 
 
 def test_rates_and_pixel_error(settings, paths):

@@ -23,7 +23,7 @@ TINY = {
 }  # fmt: skip
 WIRES = Wires(node=8, link=100e9, network=10e9, link_latency=1e-6, network_latency=5e-6)
 COUNTED = Counted(
-    online=6 * 10**12, target=10**12, logits=10**6, parameters=25 * 10**6, targets=64, embedding=256,
+    online=6 * 10**12, target=10**12, logits=10**6, parameters=25 * 10**6, gathered=64 * 256,
     online_norms=(64,) * 100, target_norms=(64,) * 50,
 )  # fmt: skip
 

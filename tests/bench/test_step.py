@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mcl.bench.baselines import CLASSES
 from mcl.bench.compare import FLOOR, compare_steps
+from mcl.bench.components import count_flops, time_components
 from mcl.bench.measure import Timing, in_turn
 from mcl.bench.memory import step_memory
-from mcl.bench.parts import count_flops, parts_of, time_parts
 from mcl.bench.step import (
-    EXHAUSTIVE,
-    MATCHED_ALL,
-    MATCHED_FULL,
-    PLAIN,
     BackboneStep,
+    baselines_of,
     check_same_losses,
     step_flops,
     variants_of,
@@ -26,13 +20,14 @@ from mcl.bench.step import (
 from mcl.config.base import from_arguments, from_values
 from mcl.config.bench import BenchStepSettings
 from mcl.errors import RunFailed, UserError
+from mcl.methods.mcl.variants import EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL
 from mcl.methods.step import TrainingStep
 
 TINY = {
     "batch": 4, "image_size": 32, "model.backbone": "test_resnet", "model.pyramid_channels": 16,
     "model.hidden": 32, "model.embedding": 16, "model.head_convs": 1, "method.scales": [1, 2], "loop.threads": 1,
 }  # fmt: skip
-CPU = torch.device("cpu")
+CPU, PLAIN = torch.device("cpu"), f"{MATCHED_ALL}, plain"
 
 
 def settings(**more) -> BenchStepSettings:
@@ -65,7 +60,7 @@ def test_flops_without_data_are_those_of_a_real_step(steps, counted, side):
     with FlopCounterMode(display=False) as counter:
         step()
     assert sum(parts.values()) == counter.get_total_flops()
-    assert parts == count_flops(parts_of(step.method), step.gradients_only)
+    assert parts == count_flops(step.method.components(), step.gradients_only)
     assert all(
         parts[part] > 0 for part in ("backbone", "pyramid", "head", "projector", "predictors", "target")
     )
@@ -74,7 +69,7 @@ def test_flops_without_data_are_those_of_a_real_step(steps, counted, side):
 def test_backward_is_charged_to_its_part(steps, counted):
     step, parts = steps[MATCHED_ALL], counted[MATCHED_ALL]
     with torch.no_grad():
-        forward = count_flops(parts_of(step.method), lambda: step.method.loss(step.batch, 0))
+        forward = count_flops(step.method.components(), lambda: step.method.loss(step.batch, 0))
     assert parts["target"] == forward["target"]
     for part in ("pyramid", "head", "projector", "predictors"):
         assert parts[part] == 3 * forward[part]
@@ -82,8 +77,9 @@ def test_backward_is_charged_to_its_part(steps, counted):
 
 
 def test_the_floor_does_what_the_backbone_of_a_step_does(steps, counted):
+    floor = BackboneStep(steps[MATCHED_ALL])
     with FlopCounterMode(display=False) as counter:
-        BackboneStep(steps[MATCHED_ALL])()
+        floor()
     assert counter.get_total_flops() == counted[MATCHED_ALL]["backbone"]
 
 
@@ -95,7 +91,7 @@ def test_matched_costs_less_and_full_the_least(counted):
 
 def test_seconds_of_parts_sum_to_the_step(steps):
     step = steps[MATCHED_FULL]
-    seconds = time_parts(parts_of(step.method), step, step.optimizer, lambda: None)
+    seconds = time_components(step.method.components(), step, step.optimizer, lambda: None)
     assert min(seconds.values()) > 0 and seconds["optimizer"] < sum(seconds.values())
 
 
@@ -122,25 +118,6 @@ def test_no_speed_up_is_shown_when_a_side_computes_something_else(steps, monkeyp
         check_same_losses(steps)
 
 
-@pytest.mark.parametrize("name", list(CLASSES))
-def test_baselines_train(name):
-    pytest.importorskip("lightly")
-    images = torch.randn(2, 4, 3, 32, 32)
-    baseline = CLASSES[name](settings(), CPU)
-    before = {key: value.clone() for key, value in baseline.online.state_dict().items()}
-    baseline.step(*images)
-    after = baseline.online.state_dict()
-    assert any(not torch.equal(before[key], after[key]) for key, _ in baseline.online.named_parameters())
-    assert all(torch.isfinite(value).all() for value in after.values())
-    assert not any(parameter.requires_grad for parameter in baseline.target.parameters())
-
-
-def test_without_lightly_the_remedy_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lightly.loss", None)
-    with pytest.raises(UserError, match=r"pip install 'mcl\[bench\]'"):
-        compare_steps(settings(baselines=["byol"]), CPU)
-
-
 def test_the_table_of_a_step(counted, monkeypatch):
     known = iter(counted.values())
     monkeypatch.setattr("mcl.bench.compare.step_flops", lambda *_: next(known))
@@ -164,5 +141,5 @@ def test_lists_are_given_with_commas():
         BenchStepSettings, ["--baselines", "mocov2,byol", "--json", "a.json"], "mcl bench step"
     )
     assert given.baselines == ["mocov2", "byol"] and given.json_file.name == "a.json"
-    with pytest.raises(UserError, match="baselines"):
-        settings(baselines=["simclr"])
+    with pytest.raises(UserError, match="no method 'moco'.*did you mean"):
+        baselines_of(settings(baselines=["moco"]))

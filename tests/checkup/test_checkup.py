@@ -14,7 +14,7 @@ import mcl
 from images import picture_folder
 from mcl.bench.tables import Table
 from mcl.checkup import devices, environment, memory, speed
-from mcl.checkup.part import Part
+from mcl.checkup.finding import Finding
 from mcl.cli import main
 from mcl.config.base import from_values
 from mcl.config.doctor import DoctorSettings
@@ -182,8 +182,8 @@ def test_is_the_loader_the_bottleneck(workers, rates, needed, words, monkeypatch
 
 def test_a_verdict_is_ok_or_warnings(capsys):
     table = Table("T", {"what": ("what", "{}")}, [{"what": "x"}], ["a note"])
-    Part("a", table, "all well").show()
-    Part("b", table, "all well", ["mend it"]).show()
+    Finding("a", table, "all well").show()
+    Finding("b", table, "all well", ["mend it"]).show()
     said = capsys.readouterr().out
     assert "ok: all well" in said and "warning: mend it" in said and said.count("all well") == 1
 

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from levels import view_maker
 from mcl.config.pretrain import ViewSettings
 from mcl.data.labels.coco_json import read_coco
 from mcl.data.labels.scenes import CocoDetection, Framing
 from mcl.data.loading.decode import UnreadableImage, read_image
-from mcl.data.loading.views import TileMaker
 from mcl.data.sources.find import find_images
 from mcl.errors import UserError
 
@@ -102,8 +102,8 @@ def test_a_jpeg_of_many_passes_is_refused():
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 3)])
 def test_tiles_of_pictures_of_odd_sizes(tmp_path, size):
     Image.new("RGB", size).save(tmp_path / "x.jpg")
-    tiles = TileMaker(ViewSettings(), (1, 2, 4, 8), 64, 0).read(tmp_path / "x.jpg", 0, 0)
-    assert tiles[1][8].shape == (3, 8, 8)
+    tiles = view_maker(ViewSettings(), (1, 2, 4, 8), 64, 0).read(tmp_path / "x.jpg", 0, 0)["views"]
+    assert tiles[1, 8].shape == (3, 8, 8)
 
 
 BASE = {

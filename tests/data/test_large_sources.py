@@ -17,11 +17,12 @@ import pytest
 import torch
 
 from images import picture, picture_folder, refuse_network
+from levels import view_maker
 from mcl.config.base import from_arguments
 from mcl.config.pretrain import PretrainSettings, ViewSettings
 from mcl.data.loading.decode import UnreadableImage, read_image
 from mcl.data.loading.loader import step_batches
-from mcl.data.loading.views import TileMaker, UnlabeledImages, collate_tiles
+from mcl.data.loading.views import UnlabeledImages, collate_views
 from mcl.data.sources import index, shards
 from mcl.data.sources.find import check_readable, find_images, fingerprint
 from mcl.data.sources.packed import ImagePaths, PackedStrings
@@ -138,7 +139,7 @@ def test_rules_of_folders_hold_for_large_ones(large, tmp_path):
     paths, _ = list_both(root, tmp_path / "cache")
     assert isinstance(paths, ImagePaths)
     assert relative(paths, root) == ["UPPER.JPEG", "bytes-\udcff.png", "line\nend.gif", "a/0000.jpg", "a/0001.jpg"]
-    reasons = UnlabeledImages(paths, TileMaker(ViewSettings(), (1,), 32, 0))[0, 1]["unreadable"]
+    reasons = UnlabeledImages(paths, view_maker(ViewSettings(), (1,), 32, 0))[0, 1]["unreadable"]
     assert [name.encode().decode().rpartition("/")[2] for name, _ in reasons] == ["bytes-\\udcff.png", "line\\nend.gif"]
 
 
@@ -218,11 +219,11 @@ def test_shards_give_the_batches_of_the_same_files_in_a_folder(tmp_path, form):
         pytest.importorskip("webdataset")
     found = find_images(source, cache=tmp_path / "cache")
     assert len(found) == 5 * len(files) and str(found[3]).endswith(".tar/0003.jpg")
-    maker = TileMaker(ViewSettings(), (1, 2), 32, 0)
-    ours = list(step_batches(UnlabeledImages(found, maker), 4, 0, 1, 4, 1, collate_tiles))
-    same = list(step_batches(UnlabeledImages(find_images(plain), maker), 4, 0, 1, 4, 0, collate_tiles))
+    maker = view_maker(ViewSettings(), (1, 2), 32, 0)
+    ours = list(step_batches(UnlabeledImages(found, maker), 4, 0, 1, 4, 1, collate_views))
+    same = list(step_batches(UnlabeledImages(find_images(plain), maker), 4, 0, 1, 4, 0, collate_views))
     for a, b in zip(ours, same, strict=True):
-        assert torch.equal(a["index"], b["index"]) and torch.equal(a["tiles"][1][1], b["tiles"][1][1])
+        assert torch.equal(a["index"], b["index"]) and torch.equal(a["views"][1, 1], b["views"][1, 1])
     if form in ("url", "pipe"):  # fetched once
         shutil.rmtree(tmp_path / "shards")
         assert list(map(str, find_images(source, cache=tmp_path / "cache"))) == list(map(str, found))
@@ -378,11 +379,12 @@ def test_tables_give_the_pictures_of_the_same_files(table, tmp_path, form, monke
         source = source if form == "folder" else source / "0.parquet"
     found = find_images(source, cache=tmp_path / "cache")
     plain = find_images(picture_folder(tmp_path / "plain", 6))
-    maker = TileMaker(ViewSettings(), (1, 2), 32, 0)
+    maker = view_maker(ViewSettings(), (1, 2), 32, 0)
     for a, b in zip(found, plain, strict=True):
-        assert torch.equal(maker.read(a, 0, 1)[1][1], maker.read(b, 0, 1)[1][1])
+        one, same = (maker.read(picture_, 0, 1)["views"] for picture_ in (a, b))
+        assert torch.equal(one[1, 1], same[1, 1])
     assert str(found[4]).endswith("row-4") and fingerprint(found) == fingerprint(find_images(source, cache=tmp_path / "cache"))
-    batches = step_batches(UnlabeledImages(found, maker), 3, 0, 0, 2, 1, collate_tiles)
+    batches = step_batches(UnlabeledImages(found, maker), 3, 0, 0, 2, 1, collate_views)
     assert sorted(i for b in batches for i in b["index"].tolist()) == list(range(6))
     assert not attempts
 

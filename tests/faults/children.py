@@ -192,8 +192,8 @@ def poison_gradients(step: int) -> None:
 
     losses_of = Mcl.losses
 
-    def losses(self, batch, now, parts=1):
-        for value, numbers in losses_of(self, batch, now, parts):
+    def losses(self, batch, now, micro_batches=1):
+        for value, numbers in losses_of(self, batch, now, micro_batches):
             if now >= step:
                 value.register_hook(lambda gradient: gradient * float("nan"))
             yield value, numbers

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mcl.config.pretrain import MethodSettings, ModelSettings
-from mcl.data.loading.views import VIEWS
+from mcl.config.pretrain import ModelSettings
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.montage import Shuffle, assemble, shuffle_from
+from mcl.methods.mcl.settings import MclSettings
+from mcl.methods.mcl.tiles import VIEWS
 from mcl.nn.trunk import IMAGENET_MEAN, IMAGENET_STD, Trunk, TrunkSpec
 
 LETTERS = dict(zip(VIEWS, "qk", strict=True))
@@ -47,7 +48,7 @@ class Case:
         network = Mcl(
             Trunk(spec),
             ModelSettings(hidden=g["hidden"], embedding=g["embedding"]),
-            MethodSettings(
+            MclSettings(
                 scales=g["scales"], level_weights=g["level_weights"], temperature=g["temperature"],
                 momentum=g["base_momentum"], **method,
             ),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from golden.authors import LETTERS, Case, golden_files
+from levels import levels_of
 from mcl.engine.optim import Lars, apply_gradients
 from mcl.methods.mcl.loss import total_loss
 from mcl.nn.momentum import momentum_at
@@ -46,7 +47,7 @@ def test_montages(case):
 def test_targets(case):
     canvases, _ = case.inputs(0)
     network = case.build(encode="exhaustive").train()
-    layout = network._layout(case.inputs(0)[1][1])
+    layout = network.layout(case.inputs(0)[1][1])
     for view, other in ((1, "k"), (2, "q")):
         targets = network.target_embeddings(canvases[view], layout)[1]
         expected = case.arrays[f"target_for_{other}"]
@@ -67,7 +68,7 @@ def test_losses_with_norms_in_eval_mode(case, method):
     network = case.build(**method).eval()
     canvases, shuffles = case.inputs(0)
     with torch.no_grad():
-        levels, _ = network.compare(canvases, shuffles)
+        levels, _ = levels_of(network, canvases, shuffles)
     check_levels(levels, case.settings["eval_mode"])
 
 
@@ -89,7 +90,7 @@ def test_three_steps(case):
         for group in optimizer.param_groups:
             group["lr"] = expected["lr"]
         close(momentum_at(step, g["total_steps"], g["base_momentum"]), expected["ema"], "momentum")
-        levels, _ = network.compare(*case.inputs(step))
+        levels, _ = levels_of(network, *case.inputs(step))
         check_levels(levels, expected["levels"])
         loss = total_loss(list(levels.values()))
         close(loss.item(), expected["loss"], f"loss of step {step}")

@@ -6,12 +6,14 @@ import pytest
 import torch
 
 import mcl
+from levels import random_batch
 from mcl.config.finetune import DetectorSettings
 from mcl.config.models import ModelsSettings
-from mcl.config.pretrain import MethodSettings, ModelSettings
+from mcl.config.pretrain import ModelSettings
 from mcl.detect.detector import build_detector, load_trunk_into
 from mcl.errors import UserError
 from mcl.methods.mcl.method import Mcl
+from mcl.methods.mcl.settings import MclSettings
 from mcl.nn.trunk import Trunk, TrunkSpec, load_trunk, read_trunk, save_trunk
 from mcl.run.models import models, shipped
 
@@ -20,13 +22,11 @@ TESTED = [row["name"] for row in shipped() if row["tested"]]
 
 
 def pretrain_two_steps(trunk: Trunk) -> Mcl:
-    method = Mcl(trunk, ModelSettings(hidden=16, embedding=8), MethodSettings(), seed=0).train()
+    method = Mcl(trunk, ModelSettings(hidden=16, embedding=8), MclSettings(), seed=0).train()
     optimizer = torch.optim.SGD(method.trained.parameters(), lr=0.01)
-    tiles = {
-        view: {s: torch.randint(0, 256, (2, 3, 64 // s, 64 // s)) for s in (1, 2, 4, 8)} for view in (1, 2)
-    }
+    batch = random_batch(2, (1, 2, 4, 8), torch.Generator().manual_seed(0))
     for step in range(2):
-        loss, _ = method.loss({"index": torch.arange(2), "tiles": tiles}, step)
+        loss, _ = method.loss(batch, step)
         loss.backward()
         if step == 0:
             assert all(p.grad is not None for p in method.trained.parameters())

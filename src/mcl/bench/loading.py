@@ -24,7 +24,8 @@ from mcl.config.bench import BenchDataSettings
 from mcl.config.pretrain import ViewSettings
 from mcl.data.loading.decode import read_image
 from mcl.data.loading.loader import step_batches
-from mcl.data.loading.views import REFERENCE_SIZE, VIEWS, TileMaker, UnlabeledImages, collate_tiles
+from mcl.data.loading.views import REFERENCE_SIZE, UnlabeledImages, ViewMaker, ViewSpec, collate_views
+from mcl.methods.build import wanted_of
 from mcl.randomness import STREAM_VIEWS, seeded
 
 DECODED = 8  # of a set are decoded in a round
@@ -46,12 +47,10 @@ class PlainImages(Dataset):
     """
 
     def __init__(
-        self, paths: Sequence[Path], views: ViewSettings, scales: Sequence[int], size: int, seed: int
+        self, paths: Sequence[Path], views: ViewSettings, specs: Sequence[ViewSpec], image_size: int, seed: int
     ) -> None:
-        self.paths, self.scales, self.seed = paths, scales, seed
-        self.transforms = {
-            view: plain_transform(views, position, size) for position, view in enumerate(VIEWS)
-        }
+        self.paths, self.specs, self.image_size, self.seed = paths, specs, image_size, seed
+        self.transforms = {spec.key: plain_transform(views, spec, image_size) for spec in specs}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -60,17 +59,17 @@ class PlainImages(Dataset):
         """The same sample that ``UnlabeledImages`` gives, made the long way."""
         epoch, index = key
         image = read_image(self.paths[index])
-        tiles: dict[int, dict[int, torch.Tensor]] = {view: {} for view in VIEWS}
-        for view in VIEWS:
-            for scale in self.scales:
-                with seeded(STREAM_VIEWS, self.seed, epoch, index, view, scale):
-                    full_size = F.pil_to_tensor(self.transforms[view](image))
-                tiles[view][scale] = full_size[:, ::scale, ::scale].contiguous()
-        return {"tiles": tiles, "index": index, "unreadable": []}
+        made: dict[tuple[int, int], torch.Tensor] = {}
+        for spec in self.specs:
+            with seeded(STREAM_VIEWS, self.seed, epoch, index, *spec.key):
+                full_size = F.pil_to_tensor(self.transforms[spec.key](image))
+            stride = self.image_size // spec.size
+            made[spec.key] = full_size[:, ::stride, ::stride].contiguous()
+        return {"views": made, "index": index, "unreadable": []}
 
 
-def plain_transform(settings: ViewSettings, position: int, size: int) -> v2.Compose:
-    """torchvision's chain of the method's augmentations at full size; ``position`` of the view in the settings."""
+def plain_transform(settings: ViewSettings, spec: ViewSpec, size: int) -> v2.Compose:
+    """torchvision's chain of the method's augmentations of a view, at full size."""
     jitter = v2.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
     low, high = (radius * size / REFERENCE_SIZE for radius in settings.blur_radius)
     blur = v2.Lambda(
@@ -78,23 +77,24 @@ def plain_transform(settings: ViewSettings, position: int, size: int) -> v2.Comp
     )
     return v2.Compose(
         [
-            v2.RandomResizedCrop(size, settings.crop_scale, settings.crop_ratio),
+            v2.RandomResizedCrop(size, spec.crop_scale or settings.crop_scale, settings.crop_ratio),
             v2.RandomHorizontalFlip(settings.flip),
             v2.RandomApply([jitter], settings.jitter),
             v2.RandomGrayscale(settings.gray),
-            v2.RandomApply([blur], settings.blur[position]),
-            v2.RandomSolarize(settings.solarize_threshold, settings.solarize[position]),
+            v2.RandomApply([blur], settings.blur[spec.style]),
+            v2.RandomSolarize(settings.solarize_threshold, settings.solarize[spec.style]),
         ]
     )
 
 
 def datasets(settings: BenchDataSettings, paths: Sequence[Path]) -> dict[str, Dataset]:
-    """Ours and the plain one, for the recipe's scales and image size."""
-    scales, size, seed = settings.method.scales, settings.image_size, settings.seed
+    """Ours and the plain one, for the views that the recipe's method wants."""
+    size, seed = settings.image_size, settings.seed
     views = settings.views.model_copy(update={"downsample": "tile"})
+    wanted = wanted_of(settings.model_copy(update={"views": views}))
     return {
-        OURS: UnlabeledImages(paths, TileMaker(views, scales, size, seed)),
-        PLAIN: PlainImages(paths, views, scales, size, seed),
+        OURS: UnlabeledImages(paths, ViewMaker(views, wanted, seed)),
+        PLAIN: PlainImages(paths, views, wanted.views, size, seed),
     }
 
 
@@ -126,7 +126,7 @@ def loader_rate(dataset: Dataset, workers: int) -> float:
     """images/s of one pass. The clock starts when every worker has given a batch: their start is not counted."""
     batch = max(1, len(dataset) // (6 * workers))
     steps = len(dataset) // batch
-    stream = step_batches(dataset, batch, 0, 0, steps, workers, collate_tiles)
+    stream = step_batches(dataset, batch, 0, 0, steps, workers, collate_views)
     started_steps = min(workers, steps - 1)
     for _ in range(started_steps):
         next(stream)
@@ -197,8 +197,8 @@ def pixel_error(path: Path, least: tuple[int, int], size: int) -> float:
 
 def loader_table(rows: list[dict], settings: BenchDataSettings) -> Table:
     """Ours against the plain order."""
-    crops = 2 * len(settings.method.scales)
-    title = f"Loader: {crops} tiles an image, {settings.image_size} px, scales {settings.method.scales}"
+    crops = len(wanted_of(settings).views)
+    title = f"Loader: {crops} views an image for {settings.method.name}, {settings.image_size} px"
     notes = [
         f"medians of {settings.rounds} passes in turn; plain order: decode fully, {crops} augmentations at full size, "
         "every s-th pixel",

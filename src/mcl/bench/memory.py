@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from mcl.bench.step import variants_of
+from mcl.config.base import from_dump
 from mcl.config.bench import BenchStepSettings
 from mcl.engine.machine.allocator import freed_memory_kept
 from mcl.engine.machine.device import prepare_device
@@ -19,24 +19,24 @@ from mcl.methods.step import TrainingStep
 STEPS = 2  # the optimizer's state appears in the first
 
 
-def step_memory(settings: BenchStepSettings, variant: str, device: torch.device) -> dict[str, float]:
+def step_memory(settings: BenchStepSettings, side: str, device: torch.device) -> dict[str, float]:
     """``{"process_mb", "model_mb", "peak_mb"}``: of the process before and after the model is built, and what steps
-    need on top at their peak."""
+    need on top at their peak; ``side`` names the settings in errors."""
     if device.type == "cuda":
-        return _measure(settings, variant, device)
-    request = json.dumps({"settings": settings.model_dump(mode="json", by_alias=True), "variant": variant})
+        return _measure(settings, device)
+    request = json.dumps(settings.model_dump(mode="json", by_alias=True))
     done = subprocess.run(
         [sys.executable, "-m", "mcl.bench.memory"], input=request, capture_output=True, text=True, check=False
     )
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RunFailed(f"memory of {variant} could not be measured (out of memory?): {reason}")
+        raise RunFailed(f"memory of {side} could not be measured (out of memory?): {reason}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def _measure(settings: BenchStepSettings, variant: str, device: torch.device) -> dict[str, float]:
+def _measure(settings: BenchStepSettings, device: torch.device) -> dict[str, float]:
     process = used_bytes(device)
-    step = TrainingStep(variants_of(settings)[variant], device)
+    step = TrainingStep(settings, device)
     reset_peak(device)
     before = peak_bytes(device)
     for _ in range(STEPS):
@@ -50,10 +50,9 @@ def _measure(settings: BenchStepSettings, variant: str, device: torch.device) ->
 
 def main() -> None:
     """Read a request from stdin, print the answer."""
-    request = json.load(sys.stdin)
-    settings = BenchStepSettings(**request["settings"])
+    settings = from_dump(BenchStepSettings, json.load(sys.stdin))
     with freed_memory_kept(settings.loop.keep_memory):
-        print(json.dumps(_measure(settings, request["variant"], prepare_device(settings.loop))))
+        print(json.dumps(_measure(settings, prepare_device(settings.loop))))
 
 
 if __name__ == "__main__":

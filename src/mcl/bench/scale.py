@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from mcl.bench.parts import REST, count_flops, parts_of
-from mcl.bench.step import without_autocast
+from mcl.bench.components import REST, count_flops
+from mcl.bench.step import variant_name
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchScaleSettings
 from mcl.errors import UserError
-from mcl.methods.mcl.assignment import target_scales
 from mcl.methods.step import TrainingStep
 
 BYTES = 4  # gradients, targets and statistics travel as fp32
@@ -34,8 +33,7 @@ class Counted:
         target: FLOPs of the target network, forward.
         logits: FLOPs of the logits with this process's own targets, forward and backward.
         parameters: trained numbers.
-        targets: target embeddings, both views.
-        embedding: width of one.
+        gathered: numbers that are handed to every other process (target embeddings).
         online_norms: channels of every call of a BatchNorm in the online network.
         target_norms: the same of the target network.
     """
@@ -44,8 +42,7 @@ class Counted:
     target: int
     logits: int
     parameters: int
-    targets: int
-    embedding: int
+    gathered: int
     online_norms: tuple[int, ...]
     target_norms: tuple[int, ...]
 
@@ -85,25 +82,18 @@ def count_step(settings: BenchScaleSettings, per_gpu: int) -> Counted:
     """Count a step of ``per_gpu`` images on tensors without data."""
     step = TrainingStep(settings.model_copy(update={"batch": per_gpu}), "meta")
     method = step.method
-    calls: dict[str, list[int]] = {"online": [], "target": []}
-    for side in calls:
-        for module in getattr(method, side).modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.register_forward_pre_hook(
-                    lambda module, _, side=side: calls[side].append(module.num_features)
-                )
-    with without_autocast():
-        flops = count_flops(parts_of(method), step.gradients_only)
-    scales, assignment = settings.method.scales, settings.method.assignment
-    wanted = {t for s in scales for t in target_scales(assignment, s, scales)}
-    montages = method.montages(per_gpu)
+    online, calls = set(method.trained.modules()), {"online": [], "target": []}
+    for module in method.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            side = calls["online" if module in online else "target"]
+            module.register_forward_pre_hook(lambda module, _, side=side: side.append(module.num_features))
+    flops = count_flops(method.components(), step.gradients_only)
     return Counted(
-        online=sum(count for part, count in flops.items() if part not in ("target", REST)),
-        target=flops["target"],
+        online=sum(count for name, count in flops.items() if name not in ("target", REST)),
+        target=flops.get("target", 0),
         logits=flops[REST],
         parameters=sum(p.numel() for p in method.trained.parameters()),
-        targets=2 * sum(montages[s] * s * s for s in wanted),
-        embedding=settings.model.embedding,
+        gathered=method.gathered_numbers(per_gpu),
         online_norms=tuple(calls["online"]),
         target_norms=tuple(calls["target"]),
     )
@@ -125,7 +115,7 @@ def model_step(counted: Counted, wires: Wires, gpus: int, flops: float, overlap:
     backward = 2 / 3 * counted.online / flops
     gradients = wires.all_reduce(BYTES * counted.parameters, gpus)
     exposed = max(0.0, gradients - overlap * backward)
-    gather = wires.all_gather(BYTES * counted.targets * counted.embedding, gpus)
+    gather = wires.all_gather(BYTES * counted.gathered, gpus)
     norms = sync_bn(counted, wires, gpus)
     step = compute + exposed + gather + norms
     node_norms = sync_bn(counted, wires, min(gpus, wires.node))
@@ -171,9 +161,10 @@ def _run_images(settings: BenchScaleSettings, batch: int) -> float:
 
 
 def _title(settings: BenchScaleSettings) -> str:
-    encode = settings.method.encode
-    which = f"/{settings.method.target_canvases}" if encode == "matched" else ""
-    return f"Computed, not measured: {settings.model.backbone}, {settings.image_size} px, {encode}{which}"
+    return (
+        f"Computed, not measured: {settings.model.backbone}, {settings.image_size} px, {settings.method.name} "
+        f"{variant_name(settings)}"
+    )
 
 
 def _notes(settings: BenchScaleSettings) -> list[str]:
@@ -188,7 +179,7 @@ def _plain(counted: Counted) -> dict[str, int]:
     return {
         "online_flop": counted.online, "target_flop": counted.target, "logits_flop": counted.logits,
         "gradient_bytes": BYTES * counted.parameters,
-        "target_bytes": BYTES * counted.targets * counted.embedding,
+        "target_bytes": BYTES * counted.gathered,
         "norm_calls_online": len(counted.online_norms), "norm_calls_target": len(counted.target_norms),
         "norm_channels": sum(counted.online_norms) + sum(counted.target_norms),
     }  # fmt: skip

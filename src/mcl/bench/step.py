@@ -1,86 +1,85 @@
-"""The training steps that are compared: of each encoding, and of the bare backbone."""
+"""The training steps that are compared: each way to compute a method's loss, other methods, and the bare backbone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from mcl.bench.parts import count_flops, parts_of
-from mcl.config.bench import BenchSettings
-from mcl.data.loading.views import VIEWS
+from mcl.bench.components import count_flops
+from mcl.config.bench import BenchSettings, BenchStepSettings
 from mcl.errors import RunFailed
-from mcl.methods.mcl.method import Mcl
-from mcl.methods.mcl.montage import assemble
+from mcl.methods.base import Method
+from mcl.methods.registry import method_of
 from mcl.methods.step import TrainingStep
 from mcl.nn.backbone import features_of
 
-EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL = "exhaustive", "matched/all", "matched/full"
-PLAIN = "matched/all, plain"  # every gradient as torch computes it
+PLAIN = ", plain"  # every gradient as torch computes it
 TOLERANCE = 1e-4
 
 
 def variants_of(settings: BenchSettings) -> dict[str, BenchSettings]:
-    """The steps to compare; targets from full-size images exist for assignment ``top`` only."""
-    changes = {
-        EXHAUSTIVE: {"encode": "exhaustive", "target_canvases": "all"},
-        MATCHED_ALL: {"encode": "matched", "target_canvases": "all"},
-        MATCHED_FULL: {"encode": "matched", "target_canvases": "full"},
-    }
-    if settings.method.assignment != "top":
-        del changes[MATCHED_FULL]
+    """The ways to compute the recipe's loss that are compared; the plain one first, the one of the recipe without
+    matrix gradients last."""
+    kind = method_of(settings.method.name)
     variants = {
-        name: settings.model_copy(update={"method": settings.method.model_copy(update=change)})
-        for name, change in changes.items()
+        name: settings.model_copy(update={"method": method})
+        for name, method in kind.variants(settings.method).items()
     }
     if settings.loop.matrix_gradients:
         loop = settings.loop.model_copy(update={"matrix_gradients": False})
-        variants[PLAIN] = variants[MATCHED_ALL].model_copy(update={"loop": loop})
+        variants[variant_name(settings) + PLAIN] = settings.model_copy(update={"loop": loop})
     return variants
 
 
+def variant_name(settings: BenchSettings) -> str:
+    """What the recipe's own way to compute its loss is called."""
+    variants = method_of(settings.method.name).variants(settings.method)
+    return next(name for name, method in variants.items() if method == settings.method)
+
+
+def baselines_of(settings: BenchStepSettings) -> dict[str, BenchSettings]:
+    """Other methods at the same backbone, images, optimizer and precision; each with its own defaults.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    found = {}
+    for name in settings.baselines:
+        kind = settings.choices[0].settings_of(name)
+        trained = {"parts": settings.baseline_parts} if "parts" in kind.model_fields else {}
+        found[name] = settings.model_copy(update={"method": kind(**trained)})
+    return found
+
+
 class BackboneStep:
-    """The floor: bare backbone forward and backward on the canvases of a training step."""
+    """The floor: bare backbone forward and backward on what it sees in a training step."""
 
     def __init__(self, step: TrainingStep) -> None:
-        method, settings = step.method, step.settings
-        self.precision, self.body = settings.loop.precision, method.trunk.backbone.body
-        spec = method.trunk.spec
-        self.canvases = [
-            assemble(step.batch["tiles"][view], method.draw_shuffle(settings.batch, 0, view), spec.mean, spec.std,
-                     channels_last=settings.loop.channels_last)
-            for view in VIEWS
-        ]  # fmt: skip
+        self.method, self.body = step.method, step.method.trunk.backbone.body
+        self.images: list[Tensor] = []
+        watched = self.body.register_forward_pre_hook(lambda _, inputs: self.images.append(inputs[0].detach()))
+        try:
+            with torch.no_grad():
+                step.method.loss(step.batch, 0)
+        finally:
+            watched.remove()
 
     def __call__(self) -> None:
-        """Both views, as a step does them: forward twice, then backward through both."""
+        """All views, as a step does them: forward, then backward through all."""
         features: list[Tensor] = []
-        device_type = self.canvases[0].device.type
-        with torch.autocast(device_type, torch.bfloat16, enabled=self.precision == "bf16"):
-            for canvases in self.canvases:
-                features += features_of(self.body, canvases)
+        with self.method.autocast():
+            for images in self.images:
+                features += features_of(self.body, images)
         torch.autograd.backward(features, [torch.ones_like(feature) for feature in features])
         self.body.zero_grad(set_to_none=True)
 
 
 def step_flops(settings: BenchSettings) -> dict[str, int]:
-    """part -> FLOPs of a step's forward and backward, counted on tensors without data."""
+    """component -> FLOPs of a step's forward and backward, counted on tensors without data."""
     step = TrainingStep(settings, "meta")
-    with without_autocast():
-        return count_flops(parts_of(step.method), step.gradients_only)
-
-
-@contextmanager
-def without_autocast() -> Iterator[None]:
-    """torch refuses autocast for tensors without data (device meta); FLOPs are the same in any precision."""
-    autocast = torch.autocast
-    torch.autocast = lambda *_, **__: nullcontext()
-    try:
-        yield
-    finally:
-        torch.autocast = autocast
+    return count_flops(step.method.components(), step.gradients_only)
 
 
 def check_same_losses(steps: dict[str, TrainingStep]) -> dict[str, float]:
@@ -117,7 +116,7 @@ def check_same_losses(steps: dict[str, TrainingStep]) -> dict[str, float]:
     return {name: found["loss"] for name, found in numbers.items()}
 
 
-def _eval_numbers(method: Mcl, loss: Callable[[], tuple[Tensor, dict[str, Tensor]]]) -> dict[str, float]:
+def _eval_numbers(method: Method, loss: Callable[[], tuple[Tensor, dict[str, Tensor]]]) -> dict[str, float]:
     precision, method.precision = method.precision, "fp32"
     method.eval()
     try:

@@ -1,1 +1,1 @@
-"""What ``mcl doctor`` looks at, one part a file; each part is a table and a verdict."""
+"""What ``mcl doctor`` looks at, one finding a file: a table and a verdict."""

@@ -9,9 +9,10 @@ import torch
 
 from mcl.bench.machine import describe_machine
 from mcl.bench.tables import Table
-from mcl.checkup.part import Part
+from mcl.checkup.finding import Finding
 from mcl.config.doctor import DoctorSettings
 from mcl.engine.machine.memory import free_bytes, usable_cores
+from mcl.methods.build import wanted_of
 
 COLUMNS = {"what": ("device", "{}"), "found": ("found", "{}")}
 SHARED = Path("/dev/shm")  # workers hand batches over through it
@@ -19,7 +20,7 @@ PREFETCH = 4  # batches that a worker keeps ready (data/loading/loader.py)
 GB = 2**30
 
 
-def check_devices(settings: DoctorSettings, device: torch.device) -> Part:
+def check_devices(settings: DoctorSettings, device: torch.device) -> Finding:
     """What there is to compute with, and settings that do not go with it."""
     machine, cores, threads = describe_machine(), usable_cores(), torch.get_num_threads()
     free = free_bytes()
@@ -51,13 +52,13 @@ def check_devices(settings: DoctorSettings, device: torch.device) -> Part:
         warnings.append("there is a GPU and --loop.device cpu leaves it unused: --loop.device auto")
     verdict = f"trains on {_name(device)}"
     numbers = {"usable_cores": cores, "threads": threads, "free_bytes": free}
-    return Part("devices", Table("Devices", COLUMNS, rows), verdict, warnings, numbers)
+    return Finding("devices", Table("Devices", COLUMNS, rows), verdict, warnings, numbers)
 
 
 def shared_bytes(settings: DoctorSettings) -> int:
     """What the batches that workers keep ready take."""
-    pixels = sum((settings.image_size // scale) ** 2 for scale in settings.method.scales)
-    return settings.loop.workers * PREFETCH * settings.batch * 2 * 3 * pixels
+    pixels = sum(spec.size**2 for spec in wanted_of(settings).views)
+    return settings.loop.workers * PREFETCH * settings.batch * 3 * pixels
 
 
 def _gpu_rows() -> list[dict[str, str]]:

@@ -11,18 +11,18 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from mcl.bench.tables import Table
-from mcl.checkup.part import Part
+from mcl.checkup.finding import Finding
 
 COLUMNS = {"what": ("package", "{}"), "found": ("found", "{}"), "needs": ("needs", "{}")}
 
 
-def check_environment() -> Part:
+def check_environment() -> Finding:
     """Installed versions against what mcl's own metadata asks for."""
     try:
         mcl = metadata.distribution("mcl")
     except metadata.PackageNotFoundError:
         table = Table("Environment", COLUMNS, [{"what": "python", "found": platform.python_version()}])
-        return Part(
+        return Finding(
             "environment", table, "", ["mcl is not installed, so what it needs is not known: pip install ."]
         )
     needed = [Requirement(text) for text in mcl.requires or []]
@@ -42,7 +42,7 @@ def check_environment() -> Part:
             )
     rows += extra_rows(needed)
     versions = {row["what"]: row["found"] for row in rows}
-    return Part(
+    return Finding(
         "environment", Table("Environment", COLUMNS, rows), "all packages that mcl needs are there", warnings,
         {"versions": versions},
     )  # fmt: skip

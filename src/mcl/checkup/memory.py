@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mcl.bench.memory import step_memory
-from mcl.bench.step import EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL, without_autocast
+from mcl.bench.step import variant_name
 from mcl.bench.tables import Table
-from mcl.checkup.part import Part
+from mcl.checkup.finding import Finding
 from mcl.config.bench import RECIPE_FIELDS, BenchStepSettings
 from mcl.config.doctor import DoctorSettings
 from mcl.engine.machine.memory import free_bytes, used_bytes
@@ -27,7 +27,7 @@ SMALL_BATCH = 8  # what is measured when the recipe's own batch does not fit
 STATES = {"adamw": 2, "sgd": 1, "lars": 1}  # numbers that an optimizer keeps for each weight
 
 
-def check_memory(settings: DoctorSettings, device: torch.device) -> Part:
+def check_memory(settings: DoctorSettings, device: torch.device) -> Finding:
     """Estimate the recipe's memory, measure a step if there is room for it (else one of a small batch)."""
     free, estimated = free_bytes(device), estimate(settings)
     process = 0 if device.type == "cuda" else used_bytes()
@@ -67,7 +67,7 @@ def check_memory(settings: DoctorSettings, device: torch.device) -> Part:
         "needed": needed,
         "free": free,
     }
-    return Part("memory", table, verdict, warnings, numbers)
+    return Finding("memory", table, verdict, warnings, numbers)
 
 
 def estimate(settings: Recipe) -> dict[str, int]:
@@ -79,14 +79,14 @@ def estimate(settings: Recipe) -> dict[str, int]:
     """
     step = TrainingStep(settings, "meta")
     kept = _Kept(step.method)
-    with without_autocast(), torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
         loss, _ = next(step.method.losses(step.batch, 0, settings.accumulate))  # the pieces come one at a time
-    tiles = [tile for scales in step.batch["tiles"].values() for tile in scales.values()]
+    views = list(step.batch["views"].values())
     gradients = sum(p.nbytes for p in step.method.trained.parameters())
     half = 2 if settings.loop.precision == "bf16" else 1
     del loss
     return {
-        "model": sum(t.nbytes for t in [*step.method.parameters(), *step.method.buffers(), *tiles]),
+        "model": sum(t.nbytes for t in [*step.method.parameters(), *step.method.buffers(), *views]),
         "optimizer": STATES[settings.optim.name] * gradients,
         "gradients": gradients,
         "activations": kept.bytes // half,
@@ -117,19 +117,12 @@ def measure(settings: DoctorSettings, device: torch.device) -> dict[str, float]:
     loop = settings.loop
     if loop.precision == "auto":
         recipe["loop"] = loop.model_copy(update={"precision": "fp32"})
-    found = step_memory(BenchStepSettings(**recipe), variant_of(settings), device)
+    found = step_memory(BenchStepSettings(**recipe), variant_name(settings), device)
     return {
         "process": found["process_mb"],
         "model": found["model_mb"] - found["process_mb"],
         "step": found["peak_mb"],
     }
-
-
-def variant_of(settings: Recipe) -> str:
-    """The name that ``mcl bench step`` has for the recipe's encoding."""
-    if settings.method.encode == "exhaustive":
-        return EXHAUSTIVE
-    return MATCHED_FULL if settings.method.target_canvases == "full" else MATCHED_ALL
 
 
 def _rows(estimated: dict[str, int], measured: dict[str, float], process: int) -> list[dict[str, Any]]:

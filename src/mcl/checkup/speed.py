@@ -9,12 +9,13 @@ import torch
 
 from mcl.bench.loading import loader_rate
 from mcl.bench.tables import Table
-from mcl.checkup.part import Part
+from mcl.checkup.finding import Finding
 from mcl.config.doctor import DoctorSettings
-from mcl.data.loading.views import TileMaker, UnlabeledImages
+from mcl.data.loading.views import UnlabeledImages, ViewMaker
 from mcl.engine.machine.memory import usable_cores
 from mcl.engine.machine.precision import Format, Trial
 from mcl.errors import RunFailed
+from mcl.methods.build import wanted_of
 from mcl.methods.step import try_recipe
 
 PRECISION_COLUMNS = {
@@ -27,12 +28,12 @@ LOADER_COLUMNS = {
 SPARE = 1.1  # times what a step takes: the loader keeps up
 
 
-def check_precision(settings: DoctorSettings, device: torch.device, batch: int) -> Part:
+def check_precision(settings: DoctorSettings, device: torch.device, batch: int) -> Finding:
     """The trial of ``--loop.precision auto`` at ``batch`` images, against the format that is set."""
     try:
         trial = try_recipe(settings.model_copy(update={"batch": batch}), device)
     except RunFailed as error:
-        return Part("precision", Table("Precision", PRECISION_COLUMNS), "", [str(error)])
+        return Finding("precision", Table("Precision", PRECISION_COLUMNS), "", [str(error)])
     rows = [
         {"what": str(tried.format), "seconds": tried.seconds, "note": tried.note or None,
          "images_per_second": batch / tried.seconds if tried.seconds else None}
@@ -46,7 +47,7 @@ def check_precision(settings: DoctorSettings, device: torch.device, batch: int) 
     warnings = [f"{verdict}: {advice}"] if (advice := _advice(settings, trial)) else []
     title = f"Precision: a step of {batch} images ({trial.seconds:.0f} s of trial)"
     numbers = {"batch": batch, "images_per_second": batch / chosen.seconds, "chosen": str(chosen.format)}
-    return Part("precision", Table(title, PRECISION_COLUMNS, rows), verdict, warnings, numbers)
+    return Finding("precision", Table(title, PRECISION_COLUMNS, rows), verdict, warnings, numbers)
 
 
 def _advice(settings: DoctorSettings, trial: Trial) -> str:
@@ -64,7 +65,7 @@ def _advice(settings: DoctorSettings, trial: Trial) -> str:
     return f"{faster:.2f} times as fast; {flags}" if faster > 1 else ""
 
 
-def check_loader(settings: DoctorSettings, paths: list[Path], needed: float | None, picture: str) -> Part:
+def check_loader(settings: DoctorSettings, paths: list[Path], needed: float | None, picture: str) -> Finding:
     """images/s of the loader with one worker and with the recipe's, against what steps consume.
 
     Args:
@@ -72,8 +73,8 @@ def check_loader(settings: DoctorSettings, paths: list[Path], needed: float | No
         needed: images/s that steps take; None if not known.
         picture: what the images are, for the title.
     """
-    tiles = TileMaker(settings.views, settings.method.scales, settings.image_size, settings.seed)
-    dataset, set_to = UnlabeledImages(paths, tiles), settings.loop.workers
+    maker = ViewMaker(settings.views, wanted_of(settings), settings.seed)
+    dataset, set_to = UnlabeledImages(paths, maker), settings.loop.workers
     rates = {workers: loader_rate(dataset, workers) for workers in sorted({1, max(1, set_to)})}
     rows = [
         {"workers": workers, "images_per_second": rate, "share": rate / needed if needed else None}
@@ -83,11 +84,11 @@ def check_loader(settings: DoctorSettings, paths: list[Path], needed: float | No
     numbers = {"rates": rates, "needed": needed}
     table = Table(f"Loader: {picture}", LOADER_COLUMNS, rows)
     if needed is None:
-        return Part("loader", table, f"{rate:.1f} images/s; what a step takes is not known", [], numbers)
+        return Finding("loader", table, f"{rate:.1f} images/s; what a step takes is not known", [], numbers)
     busy = f"steps take {needed:.1f} images/s, which keep {needed / one:.2f} of a core busy with loading"
     if set_to and rate >= SPARE * needed:
-        return Part("loader", table, f"the loader keeps up: {busy}", [], numbers)
-    return Part("loader", table, "", [f"{busy}; {_more_workers(set_to, needed / one)}"], numbers)
+        return Finding("loader", table, f"the loader keeps up: {busy}", [], numbers)
+    return Finding("loader", table, "", [f"{busy}; {_more_workers(set_to, needed / one)}"], numbers)
 
 
 def _more_workers(set_to: int, cores_needed: float) -> str:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
+from mcl.config.choice import Choice, choose, specialised, without_other_kinds
 from mcl.config.explain import explain_parse_error, explain_validation, nearest_setting
 from mcl.errors import UserError, did_you_mean
 
@@ -41,6 +42,9 @@ class Command(BaseSettings):
         cli_hide_none_type=True,
     )
 
+    #: sections whose settings depend on a name that is given, such as ``method.name``
+    choices: ClassVar[tuple[Choice, ...]] = ()
+
     @classmethod
     def settings_customise_sources(cls, settings_cls, init_settings, **_):
         # Environment variables would be a hidden fourth source.
@@ -59,6 +63,7 @@ def from_arguments(command: type[C], argv: Sequence[str], prog: str) -> C:
         UserError: unknown flag (with the nearest known one) or a value out of its type or range.
         SystemExit: after ``--help``.
     """
+    command = _chosen(command, _layers(command, _words_given(argv)))
     flags = {flag for flag, _ in flat_fields(command)}
     try:
         source = CliSettingsSource(
@@ -76,26 +81,29 @@ def from_values(command: type[C], given: Mapping[str, Any]) -> C:
     Raises:
         UserError: unknown key or recipe, unreadable file, value out of its type or range.
     """
-    values = _nest(given)
-    layers: list[tuple[str, dict[str, Any]]] = []
-    if "recipe" in command.model_fields:
-        file = _read_yaml(Path(values["config"])) if values.get("config") else {}
-        recipe = values.get("recipe") or file.get("recipe") or command.model_fields["recipe"].default
-        if recipe:
-            layers.append((f"recipe {recipe}", read_recipe(recipe)))
-        if file:
-            layers.append((str(values["config"]), file))
-        if recipe:
-            values["recipe"] = recipe
-    layers.append(("", values))
+    layers = _layers(command, _nest(given))
+    command = _chosen(command, layers)
     merged = _section_defaults(command)
     for origin, layer in layers:
+        layer = without_other_kinds(command, layer)
         _check_keys(command, layer, origin)
         merged = _merge(_without_rivals(command, merged, layer), layer)
     try:
         return command(**merged)
     except ValidationError as error:
         raise UserError(explain_validation(error, layers)) from None
+
+
+def from_dump(command: type[C], dumped: Mapping[str, Any]) -> C:
+    """Build ``command`` again from what ``model_dump(by_alias=True)`` gave, reading no file."""
+    return _chosen(command, [("", dict(dumped))])(**dumped)
+
+
+def kinds_of(command: type[C]) -> Iterator[tuple[Choice, str, type[C]]]:
+    """Every name of every choice of a command, with the command as it is with that name."""
+    for choice in command.choices:
+        for name in choice.names():
+            yield choice, name, _chosen(command, [("", {choice.section: {"name": name}})])
 
 
 def recipe_names() -> list[str]:
@@ -133,6 +141,38 @@ def flat_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str,
             yield from flat_fields(section, f"{prefix}{name}.")
         else:
             yield prefix + name, field
+
+
+def _layers(command: type[Command], values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(where they stand, settings) of recipe, file and what was given (""), lowest first."""
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if "recipe" in command.model_fields:
+        file = _read_yaml(Path(values["config"])) if values.get("config") else {}
+        recipe = values.get("recipe") or file.get("recipe") or command.model_fields["recipe"].default
+        if recipe:
+            layers.append((f"recipe {recipe}", read_recipe(recipe)))
+        if file:
+            layers.append((str(values["config"]), file))
+        if recipe:
+            values["recipe"] = recipe
+    return [*layers, ("", values)]
+
+
+def _chosen(command: type[C], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> type[C]:
+    """The command with the settings of the names that the highest layer gives."""
+    return specialised(command, choose(command.choices, layers))
+
+
+def _words_given(argv: Sequence[str]) -> dict[str, Any]:
+    """What decides which settings there are, read off the command line before it is parsed: names, recipe, file."""
+    given: dict[str, Any] = {}
+    for position, word in enumerate(argv):
+        name, equals, value = word.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if word.startswith("--") and (name in ("recipe", "config") or name.endswith(".name")):
+            following = argv[position + 1] if position + 1 < len(argv) else ""
+            given[name] = value if equals else following
+    return _nest({key: None if value == "none" else value for key, value in given.items()})
 
 
 def _fields(model: type[BaseModel]) -> dict[str, Any]:

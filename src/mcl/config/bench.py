@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, create_model
 
 from mcl.config.base import Command
+from mcl.config.method import TrainedParts
 from mcl.config.pretrain import PretrainSettings
 
 # What a recipe may hold, taken from ``pretrain`` so that its types, defaults and texts are there once.
@@ -20,14 +21,14 @@ _Recipe = create_model(
     **{name: (PretrainSettings.model_fields[name].annotation, PretrainSettings.model_fields[name]) for name in RECIPE_FIELDS},
 )  # fmt: skip
 
-Baseline = Literal["mocov2", "byol", "densecl"]
-BASELINES: list[Baseline] = ["mocov2", "byol", "densecl"]
 Size = Annotated[str, Field(pattern=r"^\d+x\d+$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class BenchSettings(_Recipe):
     """A pre-training recipe, and where the numbers go."""
+
+    choices: ClassVar = PretrainSettings.choices
 
     json_file: Path | None = Field(
         None, alias="json", description="File for the numbers, the settings and the machine's description."
@@ -40,13 +41,12 @@ class BenchSettings(_Recipe):
 
 
 class BenchStepSettings(BenchSettings):
-    """Time one training step of each encoding, its floor, and the baselines, in turn."""
+    """Time one training step of each way to compute the loss, its floor, and the baselines, in turn."""
 
     rounds: int = Field(5, ge=1, description="Timed steps of each side; the median is shown.")
     warmup: int = Field(1, ge=0, description="Steps of each side before timing.")
-    baselines: list[Baseline] = Field(
-        [], description=f"Also time methods built from lightly's parts: {', '.join(BASELINES)}."
-    )
+    baselines: list[str] = Field([], description="Also time these methods (mcl methods lists them).")
+    baseline_parts: TrainedParts = Field("backbone", description="Parts that the baselines train.")
     memory: bool = Field(
         True, description="Measure peak memory (on a CPU each side in a process of its own)."
     )

@@ -7,10 +7,13 @@ from typing import Protocol
 
 import torch
 
+from mcl.config.method import MethodSettings
 from mcl.config.optim import LoopSettings, OptimSettings
-from mcl.config.pretrain import MethodSettings, ModelSettings
+from mcl.config.pretrain import ModelSettings, ViewSettings
+from mcl.data.loading.views import Wanted
 from mcl.errors import UserError
-from mcl.methods.mcl.method import Mcl
+from mcl.methods.base import Method
+from mcl.methods.registry import method_of
 from mcl.nn.convolution import use_matrix_gradients
 from mcl.nn.recompute import recompute_blocks
 from mcl.nn.trunk import Trunk, TrunkSpec
@@ -26,6 +29,7 @@ class Recipe(Protocol):
     image_size: int
     model: ModelSettings
     method: MethodSettings
+    views: ViewSettings
     optim: OptimSettings
     loop: LoopSettings
 
@@ -34,7 +38,7 @@ def build_method(
     settings: Recipe,
     pretrained: bool = False,
     fill: Callable[[Trunk], None] = lambda trunk: None,
-) -> Mcl:
+) -> Method:
     """A method with the weights that the recipe's seed gives, in train mode on the CPU.
 
     Args:
@@ -44,28 +48,34 @@ def build_method(
 
     Raises:
         UserError: a backbone that timm does not have, that has no features at strides 4, 8, 16, 32, or whose blocks
-            are not known where ``loop.activation_checkpointing`` needs them.
+            are not known where ``loop.activation_checkpointing`` needs them; a library that the method is built from
+            is not installed.
     """
     model, loop = settings.model, settings.loop
+    kind = method_of(settings.method.name)
     spec = TrunkSpec(model.backbone, model.pyramid_channels, model.head_convs, settings.image_size)
     with seeded(STREAM_WEIGHTS, settings.seed):
         trunk = Trunk(spec, pretrained)
         fill(trunk)
-        built = Mcl(trunk, model, settings.method, settings.seed, loop.precision, loop.channels_last)
-    # Exhaustive encoding is what the others are measured against: computed as the authors' code does.
-    if loop.matrix_gradients and settings.method.encode == "matched":
+        built = kind(trunk, model, settings.method, settings.seed, loop.precision, loop.channels_last)
+    if loop.matrix_gradients and not built.plain_gradients:
         use_matrix_gradients(trunk)
     if loop.activation_checkpointing and not recompute_blocks(trunk.backbone.body):
         raise UserError(f"--loop.activation_checkpointing: does not know the blocks of {model.backbone}")
     return to_layout(built, loop.channels_last)
 
 
-def compute_in(method: Mcl, loop: LoopSettings) -> Mcl:
+def wanted_of(settings: Recipe) -> Wanted:
+    """What a recipe's method wants of every image."""
+    return method_of(settings.method.name).wanted(settings.method, settings.views, settings.image_size)
+
+
+def compute_in(method: Method, loop: LoopSettings) -> Method:
     """Let a built method compute as ``loop.precision`` and ``loop.channels_last`` say; returns it."""
     method.precision, method.channels_last = loop.precision, loop.channels_last
     return to_layout(method, loop.channels_last)
 
 
-def to_layout(method: Mcl, channels_last: bool) -> Mcl:
+def to_layout(method: Method, channels_last: bool) -> Method:
     """Convolution weights in NHWC or NCHW."""
     return method.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)

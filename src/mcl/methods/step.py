@@ -1,4 +1,4 @@
-"""One training step as the loop does it, on random tiles: for whoever wants to know what a step costs."""
+"""One training step as the loop does it, on random pixels: for whoever wants to know what a step costs."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcl.data.loading.views import VIEWS
 from mcl.engine.machine.precision import Format, Trial, formats_for, try_formats, with_format
 from mcl.engine.optim import apply_gradients, build_optimizer, set_lr
 from mcl.engine.processes.gradients import GradientAverage
 from mcl.methods.base import Method, mean_numbers
 from mcl.methods.build import Recipe, build_method
-from mcl.randomness import STREAM_VIEWS, generator_for
+from mcl.methods.registry import method_of
 
 TOTAL_STEPS = 1000  # only paces the target's momentum
 SMALL_LR = 1e-6  # weights stay where they are: diverging numbers cost other time than training does
 
 
 class TrainingStep:
-    """Both views forward, backward, optimizer, EMA: calling it does one step."""
+    """Forward, backward, optimizer, target: calling it does one step."""
 
     def __init__(self, settings: Recipe, device: torch.device | str) -> None:
         self.settings = settings
         self.method = build_method(settings).to(device).train()
         self.optimizer = build_optimizer(self.method.trained, settings.optim, settings.batch)
         set_lr(self.optimizer, SMALL_LR)
-        self.batch = random_batch(settings, device)
+        self.batch = example_batch(settings, device)
         self.average: GradientAverage | None = None
         self.step = 0
 
@@ -54,17 +53,17 @@ def update(
     optimizer: torch.optim.Optimizer,
     clip_norm: float | None,
     average: GradientAverage | None = None,
-    parts: int = 1,
+    micro_batches: int = 1,
 ) -> dict[str, Tensor]:
-    """Forward and backward of a batch piece by piece (``parts`` micro-batches), then one optimizer step; returns numbers to log.
+    """Forward and backward of a batch piece by piece (of so many micro-batches), then one optimizer step; returns numbers to log.
 
     Args:
         method: in train mode.
-        batch: of ``collate_tiles``: this process's images, a multiple of ``parts``.
+        batch: of ``Method.collate``: this process's images, a multiple of ``micro_batches``.
         average: of gradients over processes.
     """
-    count, rows, losses = method.backward_passes(parts), [], []
-    for number, (loss, numbers) in enumerate(method.losses(batch, step, parts), start=1):
+    count, rows, losses = method.backward_passes(micro_batches), [], []
+    for number, (loss, numbers) in enumerate(method.losses(batch, step, micro_batches), start=1):
         losses.append(loss.detach())
         rows.append(numbers)
         if number < count:
@@ -74,22 +73,15 @@ def update(
     return {"loss": torch.stack(losses).sum(), **mean_numbers(rows), "gradient_norm": norm}
 
 
-def random_batch(settings: Recipe, device: torch.device | str) -> dict[str, Any]:
-    """A batch as ``collate_tiles`` makes it, of random pixels."""
-    generator = generator_for(STREAM_VIEWS, settings.seed)
-
-    def tiles(scale: int) -> Tensor:
-        shape = (settings.batch, 3, settings.image_size // scale, settings.image_size // scale)
-        if torch.device(device).type == "meta":
-            return torch.empty(shape, dtype=torch.uint8, device=device)
-        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
-
-    made = {view: {scale: tiles(scale) for scale in settings.method.scales} for view in VIEWS}
-    return {"tiles": made, "index": torch.arange(settings.batch), "unreadable": []}
+def example_batch(settings: Recipe, device: torch.device | str) -> dict[str, Any]:
+    """A batch of a recipe as the loader gives it, of random pixels."""
+    return method_of(settings.method.name).example_batch(
+        settings.method, settings.views, settings.image_size, settings.batch, settings.seed, device
+    )
 
 
 def pretraining_step(settings: Recipe, device: torch.device) -> Callable[[Format], TrainingStep]:
-    """What gives, for a format, one pre-training step of a recipe on random tiles (a network of its own)."""
+    """What gives, for a format, one pre-training step of a recipe on random pixels (a network of its own)."""
     return lambda chosen: TrainingStep(with_format(settings, chosen), device)
 
 

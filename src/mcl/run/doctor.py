@@ -14,8 +14,8 @@ from mcl.bench.pictures import write_pictures
 from mcl.bench.tables import write_json
 from mcl.checkup.devices import check_devices
 from mcl.checkup.environment import check_environment
+from mcl.checkup.finding import Finding
 from mcl.checkup.memory import check_memory
-from mcl.checkup.part import Part
 from mcl.checkup.speed import check_loader, check_precision
 from mcl.config.doctor import DoctorSettings
 from mcl.data.loading.loader import steps_per_epoch
@@ -54,7 +54,7 @@ def doctor(settings: DoctorSettings) -> dict[str, Any]:
     return content
 
 
-def _say(part: Part) -> Part:
+def _say(part: Finding) -> Finding:
     """Shown at once: the next part takes its time."""
     part.show()
     return part

@@ -9,7 +9,7 @@ import torch
 
 from mcl.config.pretrain import PretrainSettings
 from mcl.data.loading.loader import step_batches, steps_per_epoch
-from mcl.data.loading.views import TileMaker, UnlabeledImages, collate_tiles
+from mcl.data.loading.views import UnlabeledImages, ViewMaker
 from mcl.data.sources.find import check_readable, find_images, fingerprint
 from mcl.data.sources.pictures import Picture
 from mcl.engine.logging import console, duration, warnings_of
@@ -39,12 +39,9 @@ from mcl.engine.run_folder import open_run_folder
 from mcl.errors import UserError, printable
 from mcl.interop.reading.initial import apply_initial_weights
 from mcl.methods.base import Method
-from mcl.methods.build import build_method, compute_in
-from mcl.methods.mcl.method import Mcl
-from mcl.methods.mcl.picture import draw_montages
+from mcl.methods.build import build_method, compute_in, wanted_of
 from mcl.methods.step import pretraining_step, update
 from mcl.nn.compiled import compile_trunks
-from mcl.nn.pyramid import LEVELS
 from mcl.nn.sync_norm import synchronise_norms
 from mcl.nn.trunk import FILE_NAME, Trunk, save_trunk
 from mcl.run.guard import guarded
@@ -91,18 +88,15 @@ def _pretrain(settings: PretrainSettings) -> dict[str, Any]:
     schedule = Schedule(settings.schedule, settings.optim.peak_lr(settings.batch), total, warmup)
     skipped = Skipped(folder, settings.max_unreadable, {printable(str(path)): why for path, why in unreadable.items()})
     training = Pretraining(method, settings, schedule, skipped, len(paths))
-    dataset = UnlabeledImages(
-        paths,
-        TileMaker(settings.views, settings.method.scales, settings.image_size, settings.seed),
-        settings.max_pixels,
-    )
-    _say_start(settings, method.montages(share // settings.accumulate), len(paths), total, per_epoch)
+    maker = ViewMaker(settings.views, wanted_of(settings), settings.seed)
+    dataset = UnlabeledImages(paths, maker, settings.max_pixels)
+    _say_start(settings, method.notes(share // settings.accumulate), len(paths), total, per_epoch)
     if is_main():
-        draw_montages(folder.path / "montage.png", *_first_canvases(method, dataset, settings))
+        method.draw_first_batch(folder.path, _first_batch(method, dataset, settings))
 
     def batches(start_step: int) -> Iterator[Any]:
         return step_batches(
-            dataset, settings.batch, settings.seed, start_step, total, settings.loop.workers, collate_tiles,
+            dataset, settings.batch, settings.seed, start_step, total, settings.loop.workers, method.collate,
             pin_memory=device.type == "cuda", rank=rank(), processes=process_count(),
         )  # fmt: skip
 
@@ -120,7 +114,7 @@ def _pretrain(settings: PretrainSettings) -> dict[str, Any]:
     }
     if is_main():
         metadata = {
-            "method": "mcl", "parts": method.trained_parts, "recipe": settings.recipe, "steps": total,
+            "method": settings.method.name, "trained": method.trained_parts, "recipe": settings.recipe, "steps": total,
             "data_fingerprint": fingerprint(paths), "data_images": len(paths), "cost": cost.as_dict(),
         }  # fmt: skip
         save_trunk(folder.path / FILE_NAME, method.trunk, metadata)
@@ -193,7 +187,7 @@ def _find(settings: PretrainSettings) -> Sequence[Picture]:
     return paths
 
 
-def _build(settings: PretrainSettings) -> Mcl:
+def _build(settings: PretrainSettings) -> Method:
     def fill(trunk: Trunk) -> None:
         if settings.init_from and not settings.resume:
             report = apply_initial_weights(
@@ -214,7 +208,7 @@ def _share_of_batch(settings: PretrainSettings) -> int:
     return share
 
 
-def _made_ready(method: Mcl, settings: PretrainSettings, device: torch.device) -> Mcl:
+def _made_ready(method: Method, settings: PretrainSettings, device: torch.device) -> Method:
     """On its device, in its number format, alike on all processes, with joint norms and compiled if that is asked for."""
     method = compute_in(method, settings.loop).to(device)
     take_from_main(method)
@@ -234,38 +228,26 @@ def _compile(method: Method, settings: PretrainSettings, device: torch.device) -
     console.print(f"torch.compile: {told}", markup=False)
 
 
-def _first_canvases(method: Mcl, dataset: UnlabeledImages, settings: PretrainSettings):
-    """Canvases of the first batch as the network will see them, for montage.png."""
-    stream = step_batches(
-        dataset, settings.batch, settings.seed, 0, 1, 0, collate_tiles, processes=process_count()
+def _first_batch(method: Method, dataset: UnlabeledImages, settings: PretrainSettings) -> Mapping[str, Any]:
+    """This process's share of the first batch, as the network will see it."""
+    return next(
+        step_batches(
+            dataset, settings.batch, settings.seed, 0, 1, 0, method.collate, processes=process_count()
+        )
     )
-    batch = next(stream)
-    shuffles = {view: method.draw_shuffle(len(batch["index"]), 0, view) for view in batch["tiles"]}
-    return batch["tiles"], shuffles
 
 
-def _say_start(
-    settings: PretrainSettings, montages: Mapping[int, int], images: int, total: int, per_epoch: int
-) -> None:
-    listed = ", ".join(f"{count} of scale {scale}" for scale, count in montages.items())
-    share, each = montages[1], ""  # images encoded at a time
+def _say_start(settings: PretrainSettings, notes: list[str], images: int, total: int, per_epoch: int) -> None:
+    each = ""
     if process_count() > 1:
         each += f", each of {process_count()} processes {settings.batch // process_count()}"
     if settings.accumulate > 1:
-        each += f" in micro-batches of {share}"
+        each += f" in micro-batches of {settings.batch // process_count() // settings.accumulate}"
     console.print(
-        f"{images:,} images, {total:,} steps of {settings.batch}{each} ({total / per_epoch:.1f} epochs); canvases a view: {listed}"
+        f"{settings.method.name}: {images:,} images, {total:,} steps of {settings.batch}{each} ({total / per_epoch:.1f} epochs)"
     )
-    uneven = [
-        f"scale {s}: {count * s * s} tiles" for s, count in montages.items()
-        if count * s * s % share
-    ]  # fmt: skip
-    if uneven:
-        console.print(
-            f"{share} images do not fill whole montages, so they are tiles unequally often ({'; '.join(uneven)})"
-        )
-    if untrained := LEVELS[: len(LEVELS) - len(settings.method.scales)]:
-        console.print(f"without smaller scales, the pyramid's {', '.join(untrained)} are handed on untrained")
+    for note in notes:
+        console.print(note, markup=False)
     if images < settings.batch:
         console.print(
             f"fewer images than a batch: every batch repeats some of the {images} (a repeated image counts as a negative of itself)"

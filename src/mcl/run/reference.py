@@ -10,7 +10,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic_core import PydanticUndefined
 
 from mcl.config.base import Command, flat_fields, read_recipe, recipe_names
+from mcl.config.choice import Choice
 from mcl.run.commands import COMMANDS
+
+HEADER = "| setting | type | default | what it does |\n|---|---|---|---|"
 
 
 def reference() -> str:
@@ -21,9 +24,15 @@ def reference() -> str:
         "Command line over `--config FILE` over `--recipe NAME` over the defaults below. Every command has a twin in "
         "Python (`mcl.pretrain(data=..., out=..., **{\"optim.lr\": 0.1})`).\n",
     ]
+    choices: dict[Choice, None] = {}
     for name, (module, settings, _, _, summary) in COMMANDS.items():
         command = getattr(importlib.import_module(module), settings)
         parts.append(f"## mcl {name}\n\n{summary[0].upper()}{summary[1:]}.\n\n{_table(command)}\n")
+        choices |= dict.fromkeys(getattr(command, "choices", ()))
+    for choice in choices:
+        parts.append(f"## Settings of a {choice.section}\n")
+        for name in choice.names():
+            parts.append(_kind(choice, name))
     parts.append("## Recipes\n")
     for recipe in recipe_names():
         about = _first_comment(recipe)
@@ -33,13 +42,35 @@ def reference() -> str:
 
 def _table(command: type[Command]) -> str:
     own_defaults = {n: f.get_default(call_default_factory=True) for n, f in command.model_fields.items()}
-    rows = ["| setting | type | default | what it does |", "|---|---|---|---|"]
+    by_name = {choice.section: choice for choice in command.choices}
+    rows = [HEADER]
     for name, field in flat_fields(command):
         section, _, leaf = name.rpartition(".")
         default = getattr(own_defaults[section], leaf) if section else field.default
-        shown = "required" if default is PydanticUndefined else f"`{_plain(default)}`"
-        rows.append(f"| `--{name}` | {_type(field)} | {shown} | {field.description} |")
+        if section not in by_name:
+            rows.append(_row(name, field, default))
+        elif leaf == "name":
+            also = f"its settings are those of [a {section}](#settings-of-a-{section})"
+            names = ", ".join(by_name[section].names())
+            rows.append(f"| `--{name}` | {names} | `{by_name[section].default}` | {field.description} ({also}) |")
     return "\n".join(rows)
+
+
+def _kind(choice: Choice, name: str) -> str:
+    """A table of the settings that a section has with this name, all but the name."""
+    settings = choice.settings_of(name)
+    rows = [
+        _row(f"{choice.section}.{leaf}", field, field.get_default(call_default_factory=True))
+        for leaf, field in flat_fields(settings)
+        if leaf != "name"
+    ]
+    about = (settings.__doc__ or "").strip().splitlines()[0]
+    return "\n".join([f"### {name}\n\n{about}\n", *([HEADER, *rows] if rows else ["No settings of its own."])]) + "\n"
+
+
+def _row(name: str, field: Any, default: Any) -> str:
+    shown = "required" if default is PydanticUndefined else f"`{_plain(default)}`"
+    return f"| `--{name}` | {_type(field)} | {shown} | {field.description} |"
 
 
 def _type(field: Any) -> str:

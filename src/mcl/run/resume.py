@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from mcl.config.base import Command, dump
 from mcl.engine.checkpoint import load_checkpoint
@@ -88,8 +89,21 @@ def differences(then: str, settings: Command, free: Collection[str]) -> Differen
     return [
         (key, saved.get(key, NOT_SET), now.get(key, NOT_SET))
         for key in sorted(set(saved) | set(now))
-        if key.partition(".")[0] not in free and saved.get(key, NOT_SET) != now.get(key, NOT_SET)
+        if key.partition(".")[0] not in free
+        and saved.get(key, NOT_SET) != now.get(key, NOT_SET)
+        and not (key not in saved and is_default(settings, key))
     ]
+
+
+def is_default(settings: BaseModel, key: str) -> bool:
+    """Whether a setting has its default; one that an older version did not know yet then is as it was."""
+    name, _, rest = key.partition(".")
+    if name not in type(settings).model_fields:
+        return False
+    value = getattr(settings, name)
+    if rest and isinstance(value, BaseModel):
+        return is_default(value, rest)
+    return value == type(settings).model_fields[name].get_default(call_default_factory=True)
 
 
 def _lines(changes: Differences) -> list[str]:

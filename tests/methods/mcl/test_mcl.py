@@ -5,28 +5,25 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mcl.config.pretrain import MethodSettings, ModelSettings
+from levels import levels_of, random_batch
+from mcl.config.pretrain import ModelSettings
 from mcl.methods.mcl.loss import total_loss
 from mcl.methods.mcl.method import Mcl
+from mcl.methods.mcl.montage import assemble
+from mcl.methods.mcl.settings import MclSettings
+from mcl.methods.mcl.tiles import tiles_of
 from mcl.nn.trunk import Trunk, TrunkSpec
 
 
 def small(seed: int = 0, **method) -> Mcl:
     torch.manual_seed(seed)
     trunk = Trunk(TrunkSpec("test_resnet", 16, 2, image_size=64))
-    return Mcl(trunk, ModelSettings(hidden=32, embedding=16), MethodSettings(**method), seed=0)
+    return Mcl(trunk, ModelSettings(hidden=32, embedding=16), MclSettings(**method), seed=0)
 
 
 def batch(n: int, seed: int = 0) -> dict:
     g = torch.Generator().manual_seed(seed)
-    tiles = {
-        v: {
-            s: torch.randint(0, 256, (n, 3, 64 // s, 64 // s), generator=g, dtype=torch.uint8)
-            for s in (1, 2, 4, 8)
-        }
-        for v in (1, 2)
-    }
-    return {"tiles": tiles, "index": torch.arange(n), "unreadable": []}
+    return random_batch(n, (1, 2, 4, 8), g)
 
 
 @pytest.mark.parametrize("assignment", ["top", "same", "adjacent", "all"])
@@ -60,7 +57,7 @@ def test_targets_of_all_canvases_equal_the_authors_and_full_ones_only_in_eval_mo
         }.items():
             method = small(**options).train(mode == "train")
             canvases, shuffles = prepared(method, data)
-            layout = method._layout(shuffles[1])
+            layout = method.layout(shuffles[1])
             losses[mode, name] = method.target_embeddings(canvases[1], layout)[1]
     torch.testing.assert_close(losses["train", "all"], losses["train", "authors"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(losses["eval", "full"], losses["eval", "authors"], rtol=1e-4, atol=1e-5)
@@ -68,21 +65,19 @@ def test_targets_of_all_canvases_equal_the_authors_and_full_ones_only_in_eval_mo
 
 
 def prepared(method: Mcl, data: dict):
-    from mcl.methods.mcl.montage import assemble
-
     shuffles = {v: method.draw_shuffle(len(data["index"]), 0, v) for v in (1, 2)}
     spec = method.trunk.spec
-    return {v: assemble(data["tiles"][v], shuffles[v], spec.mean, spec.std) for v in (1, 2)}, shuffles
+    return {v: assemble(tiles_of(data["views"], v), shuffles[v], spec.mean, spec.std) for v in (1, 2)}, shuffles
 
 
 def test_perturbing_the_online_network_leaves_the_targets_unchanged():
     method, data = small().eval(), batch(4)
     canvases, shuffles = prepared(method, data)
-    before = method.target_embeddings(canvases[1], method._layout(shuffles[1]))[1]
+    before = method.target_embeddings(canvases[1], method.layout(shuffles[1]))[1]
     with torch.no_grad():
         for parameter in method.online.parameters():
             parameter.add_(0.3)
-    assert torch.equal(before, method.target_embeddings(canvases[1], method._layout(shuffles[1]))[1])
+    assert torch.equal(before, method.target_embeddings(canvases[1], method.layout(shuffles[1]))[1])
 
 
 def test_shuffles_differ_by_view_step_and_rank_and_repeat():
@@ -104,7 +99,7 @@ def test_a_few_steps_lower_the_loss_on_images_that_differ():
     optimizer = torch.optim.AdamW(method.trained.parameters(), 3e-3)
     data, losses = batch(16), []
     for step in range(12):
-        loss = total_loss(list(method.compare(*prepared(method, data))[0].values()))
+        loss = total_loss(list(levels_of(method, *prepared(method, data))[0].values()))
         loss.backward()
         optimizer.step(), optimizer.zero_grad()
         method.after_update(step, 12)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
+from levels import levels_of, random_batch
 from mcl.config.optim import OptimSettings
-from mcl.config.pretrain import MethodSettings, ModelSettings
-from mcl.data.loading.views import VIEWS
+from mcl.config.pretrain import ModelSettings
 from mcl.engine.optim import apply_gradients, build_optimizer, set_lr
 from mcl.engine.processes.distributed import mean_over_processes, rank
 from mcl.engine.processes.gradients import GradientAverage
 from mcl.methods.mcl.loss import total_loss
-from mcl.methods.mcl.method import Mcl, Part
+from mcl.methods.mcl.method import Mcl
+from mcl.methods.mcl.micro_batches import MicroBatch
 from mcl.methods.mcl.montage import Shuffle
+from mcl.methods.mcl.settings import MclSettings
+from mcl.methods.mcl.tiles import VIEWS
 from mcl.nn.sync_norm import synchronise_norms
 from mcl.nn.trunk import Trunk, TrunkSpec
 from ranks import on_ranks
@@ -30,7 +33,7 @@ CASES = {
 def build(case: str) -> Mcl:
     torch.manual_seed(3)
     trunk = Trunk(TrunkSpec("test_resnet", 16, 1, image_size=64))
-    settings = MethodSettings(**CASES[case])
+    settings = MclSettings(**CASES[case])
     method = Mcl(trunk, ModelSettings(hidden=24, embedding=12), settings, seed=5).double().train()
     with torch.no_grad():  # predictors begin near zero: gradients would be too small to compare
         for parameter in method.online["predictors"].parameters():
@@ -38,31 +41,27 @@ def build(case: str) -> Mcl:
     return method
 
 
-def tiles_of(step: int, number: int, scales: tuple[int, ...]) -> dict:
+def batch_of(step: int, number: int, scales: tuple[int, ...]) -> dict:
     g = torch.Generator().manual_seed(100 * step + number)
-    tiles = {
-        v: {s: torch.randint(0, 256, (HALF, 3, 64 // s, 64 // s), generator=g, dtype=torch.uint8) for s in scales}
-        for v in VIEWS
-    }
-    return {"tiles": tiles, "index": torch.arange(HALF), "unreadable": []}
+    return random_batch(HALF, scales, g)
 
 
-def half(method: Mcl, step: int, number: int) -> Part:
-    part = method.draw_part(tiles_of(step, number, method.scales), step, number)
-    return Part({v: canvases.double() for v, canvases in part.canvases.items()}, part.shuffles, number)
+def half(method: Mcl, step: int, number: int) -> MicroBatch:
+    own = method.draw_micro_batch(batch_of(step, number, method.scales), step, number)
+    return MicroBatch({v: canvases.double() for v, canvases in own.canvases.items()}, own.shuffles, number)
 
 
-def joint(method: Mcl, step: int) -> Part:
+def joint(method: Mcl, step: int) -> MicroBatch:
     """Both halves' canvases and shuffles as those of one process."""
     halves = [half(method, step, number) for number in (0, 1)]
     canvases, shuffles = {}, {}
     for view in VIEWS:
-        layout = method._layout(halves[0].shuffles[view])
+        layout = method.layout(halves[0].shuffles[view])
         canvases[view] = torch.cat(
-            [part.canvases[view][layout.slice_of(scale)] for scale in method.scales for part in halves]
+            [own.canvases[view][layout.slice_of(scale)] for scale in method.scales for own in halves]
         )
-        shuffles[view] = Shuffle({s: torch.cat([part.labels(view, s) for part in halves]) for s in method.scales})
-    return Part(canvases, shuffles, 0)
+        shuffles[view] = Shuffle({s: torch.cat([own.labels(view, s) for own in halves]) for s in method.scales})
+    return MicroBatch(canvases, shuffles, 0)
 
 
 def train(case: str, together: bool) -> dict[str, torch.Tensor]:
@@ -76,8 +75,8 @@ def train(case: str, together: bool) -> dict[str, torch.Tensor]:
     average = GradientAverage(method.trained.parameters(), bucket_mb=0.02)
     found = {}
     for step in range(STEPS[case]):
-        part = half(method, step, rank()) if together else joint(method, step)
-        levels, health = method.compare(part.canvases, part.shuffles)
+        own = half(method, step, rank()) if together else joint(method, step)
+        levels, health = levels_of(method, own.canvases, own.shuffles)
         loss = total_loss(list(levels.values()))
         found[f"loss {step}"] = mean_over_processes(loss.detach())
         found[f"spread {step}"] = health["spread"]

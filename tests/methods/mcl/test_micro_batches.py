@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mcl.config.pretrain import MethodSettings, ModelSettings
-from mcl.methods.base import mean_numbers
+from levels import levels_of, random_batch
+from mcl.config.pretrain import ModelSettings
+from mcl.methods.base import mean_numbers, split_batch
 from mcl.methods.mcl.loss import total_loss
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.montage import Shuffle
+from mcl.methods.mcl.settings import MclSettings
 from mcl.nn.trunk import Trunk, TrunkSpec
 
 SCALES, IMAGES, PARTS = [1, 2, 4], 32, 2
@@ -18,7 +20,7 @@ SCALES, IMAGES, PARTS = [1, 2, 4], 32, 2
 def _method(assignment: str) -> Mcl:
     torch.manual_seed(0)
     trunk = Trunk(TrunkSpec("test_resnet", 16, 2, image_size=64))
-    settings = MethodSettings(scales=SCALES, assignment=assignment, temperature=0.5)
+    settings = MclSettings(scales=SCALES, assignment=assignment, temperature=0.5)
     method = Mcl(trunk, ModelSettings(hidden=32, embedding=16), settings, seed=0).double()
     with torch.no_grad():  # predictors begin near zero: gradients would be too small to compare
         for p in method.online["predictors"].parameters():
@@ -28,18 +30,12 @@ def _method(assignment: str) -> Mcl:
 
 def _batch() -> dict:
     g = torch.Generator().manual_seed(1)
-    tiles = {
-        v: {s: torch.randint(0, 256, (IMAGES, 3, 64 // s, 64 // s), generator=g, dtype=torch.uint8) for s in SCALES}
-        for v in (1, 2)
-    }  # fmt: skip
-    return {"tiles": tiles, "index": torch.arange(IMAGES), "unreadable": []}
+    return random_batch(IMAGES, SCALES, g)
 
 
 def _joined(method: Mcl, batch: dict):
     """Canvases and shuffles of one batch whose montages are those of the micro-batches."""
-    from mcl.methods.mcl.micro_batches import split_batch
-
-    drawn = [method.draw_part(piece, 3, number) for number, piece in enumerate(split_batch(batch, PARTS))]
+    drawn = [method.draw_micro_batch(piece, 3, number) for number, piece in enumerate(split_batch(batch, PARTS))]
     counts = method.montages(IMAGES // PARTS)
     canvases, shuffles = {}, {}
     for view in (1, 2):
@@ -53,7 +49,7 @@ def _joined(method: Mcl, batch: dict):
 def test_micro_batches_add_up_to_the_batch(assignment, monkeypatch):
     monkeypatch.setattr("mcl.methods.mcl.method.assemble", _in_float64)
     method, batch = _method(assignment), _batch()
-    levels, health = method.compare(*_joined(method, batch))
+    levels, health = levels_of(method, *_joined(method, batch))
     whole = total_loss(list(levels.values()))
     whole.backward()
     expected = {name: p.grad for name, p in method.trained.named_parameters()}

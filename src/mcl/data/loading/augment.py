@@ -1,7 +1,7 @@
-"""Augmentation of one tile: draw everything first, then apply it with Pillow.
+"""Augmentation of one view: draw everything first, then apply it with Pillow.
 
 The operations are torchvision's (``RandomResizedCrop``, flip, ``ColorJitter``, grayscale, blur, solarize) on
-Pillow images, and the tests compare with it. They are called directly: on tiles of a few thousand pixels
+Pillow images, and the tests compare with it. They are called directly: on views of a few thousand pixels
 torchvision's own bookkeeping costs more than the pixels.
 """
 
@@ -19,19 +19,19 @@ from mcl.config.pretrain import ViewSettings
 
 CROP_ATTEMPTS = 10
 JITTERS = ("brightness", "contrast", "saturation", "hue")
-GAP = 2.0  # a crop is read from a halved picture as long as that is still this many times the tile
+GAP = 2.0  # a crop is read from a halved picture as long as that is still this many times the view
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What happens to one tile; sizes in pixels of the whole, upright picture.
+    """What happens to one view; sizes in pixels of the whole, upright picture.
 
     Attributes:
         box: (left, top, right, bottom) of the crop.
         flip: mirror it.
         jitter: operations and their factors, in the order to apply them; hue is a shift in turns.
         gray: drop the colour.
-        blur: radius in pixels of the tile; none: no blur.
+        blur: radius in pixels of the view; none: no blur.
         solarize: invert values at or above the threshold.
     """
 
@@ -63,36 +63,38 @@ class Numbers:
 
 
 def draw(
-    numbers: Numbers, settings: ViewSettings, position: int, size: tuple[int, int], radius: tuple[float, float]
-) -> Draw:
-    """Draw the augmentation of one tile.
+    numbers: Numbers, settings: ViewSettings, style: int, size: tuple[int, int], radius: tuple[float, float],
+    area: tuple[float, float],
+) -> Draw:  # fmt: skip
+    """Draw the augmentation of one view.
 
     Args:
         numbers: where chance comes from.
         settings: probabilities and strengths.
-        position: of the view in settings that differ between views.
+        style: 0 or 1, which of the two probabilities of blur and solarize holds.
         size: (width, height) of the whole picture.
-        radius: range of the blur in pixels of the tile.
+        radius: range of the blur in pixels of the view.
+        area: range of the crop's share of the picture's area.
     """
     return Draw(
-        box=_draw_crop(numbers, settings, *size),
+        box=_draw_crop(numbers, area, settings.crop_ratio, *size),
         flip=numbers.happens(settings.flip),
         jitter=_draw_jitter(numbers, settings) if numbers.happens(settings.jitter) else (),
         gray=numbers.happens(settings.gray),
-        blur=numbers.between(*radius) if numbers.happens(settings.blur[position]) else None,
-        solarize=numbers.happens(settings.solarize[position]),
+        blur=numbers.between(*radius) if numbers.happens(settings.blur[style]) else None,
+        solarize=numbers.happens(settings.solarize[style]),
     )
 
 
 def apply(
     drawn: Draw, levels: dict[int, Image.Image], full: tuple[int, int], size: int, solarize_threshold: int
 ) -> Tensor:
-    """Make the tile: (3, size, size) uint8.
+    """Make the view: (3, size, size) uint8.
 
     Args:
         levels: 1 -> the decoded RGB picture; smaller versions (2, 4, ...) are added when they are needed.
         full: (width, height) of the picture before it was decoded at reduced size.
-        size: side of the tile.
+        size: side of the view.
     """
     tile = _crop(drawn.box, levels, full, size)
     if drawn.flip:
@@ -109,11 +111,13 @@ def apply(
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def _draw_crop(numbers: Numbers, settings: ViewSettings, width: int, height: int) -> tuple[int, int, int, int]:
+def _draw_crop(
+    numbers: Numbers, share: tuple[float, float], ratios: tuple[float, float], width: int, height: int
+) -> tuple[int, int, int, int]:
     """torchvision's rule: ten attempts at area and ratio, else the largest central crop of a ratio in range."""
-    shortest, longest = settings.crop_ratio
+    shortest, longest = ratios
     for _ in range(CROP_ATTEMPTS):
-        area = width * height * numbers.between(*settings.crop_scale)
+        area = width * height * numbers.between(*share)
         ratio = math.exp(numbers.between(math.log(shortest), math.log(longest)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:

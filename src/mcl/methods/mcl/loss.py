@@ -73,22 +73,3 @@ def contrast(
 def total_loss(levels: Sequence[LevelLoss]) -> Tensor:
     """Sum over scales and both directions."""
     return torch.stack([level.loss for level in levels]).sum()
-
-
-def embedding_spread(embeddings: Tensor) -> Tensor:
-    """Standard deviation of L2-normalised embeddings over the batch, times sqrt(E): 1 if spread out, 0 if collapsed."""
-    unit = F.normalize(embeddings.detach().float(), dim=1)
-    return unit.std(dim=0).mean() * unit.shape[1] ** 0.5
-
-
-def embedding_rank(embeddings: Tensor) -> Tensor:
-    """Directions that L2-normalised embeddings really use: (sum of eigenvalues of their covariance)^2 / sum of squares.
-
-    Between 1 (all on a line) and E. A BatchNorm at the projector's end keeps every coordinate spread out even when
-    all of them say the same, so the spread alone does not see that.
-    """
-    unit = F.normalize(embeddings.detach().float(), dim=1)
-    centred = unit - unit.mean(dim=0)
-    # Both products have the same eigenvalues, zeros aside: the smaller one is taken.
-    gram = centred @ centred.T if len(centred) <= centred.shape[1] else centred.T @ centred
-    return gram.trace() ** 2 / gram.square().sum().clamp(min=1e-12)

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcl.config.pretrain import MethodSettings, ModelSettings
-from mcl.data.loading.views import VIEWS
+from mcl.config.pretrain import ModelSettings, ViewSettings
+from mcl.data.loading.views import Wanted
 from mcl.engine.processes.distributed import rank
-from mcl.methods.base import Method
+from mcl.methods.base import Method, split_batch
+from mcl.methods.health import health_of
 from mcl.methods.mcl.assignment import gather_targets, target_scales
 from mcl.methods.mcl.encoder import Encoder, Layout
 from mcl.methods.mcl.loss import LevelLoss, contrast, level_weights, total_loss
-from mcl.methods.mcl.micro_batches import Part, Targets, gather_over_processes, join_targets, split_batch
-from mcl.methods.mcl.montage import Shuffle, assemble, count_montages, draw_permutation, shuffle_from
-from mcl.methods.mcl.numbers import health_of, level_numbers
+from mcl.methods.mcl.micro_batches import MicroBatch, Targets, gather_over_processes, join_targets
+from mcl.methods.mcl.montage import (
+    Shuffle,
+    assemble,
+    count_montages,
+    draw_permutation,
+    shuffle_from,
+    uneven_tiles,
+)
+from mcl.methods.mcl.numbers import level_numbers
+from mcl.methods.mcl.picture import draw_montages
+from mcl.methods.mcl.settings import MclSettings
+from mcl.methods.mcl.tiles import VIEWS, tile_specs, tiles_of
+from mcl.methods.mcl.variants import variants_of
 from mcl.nn.heads import build_predictor
 from mcl.nn.momentum import make_target, momentum_at, move_target
+from mcl.nn.pyramid import LEVELS
 from mcl.nn.trunk import Trunk
 from mcl.randomness import STREAM_MONTAGE, generator_for
 
@@ -29,27 +43,31 @@ from mcl.randomness import STREAM_MONTAGE, generator_for
 class Mcl(Method):
     """Online encoder and predictors, target encoder, and the loss between them."""
 
+    advice = {
+        "collapse": "a lower --method.temperature",
+        "dead_level": "a larger --image_size, more weight in --method.level_weights, or --method.scales without its scale",
+    }
+
     def __init__(
-        self,
-        trunk: Trunk,
-        model: ModelSettings,
-        method: MethodSettings,
-        seed: int,
-        precision: str = "fp32",
+        self, trunk: Trunk, model: ModelSettings, settings: MclSettings, seed: int, precision: str = "fp32",
         channels_last: bool = True,
-    ) -> None:
-        super().__init__()
-        self.settings, self.seed = method, seed
-        self.precision, self.channels_last = precision, channels_last
-        self.scales = tuple(method.scales)
+    ) -> None:  # fmt: skip
+        super().__init__(trunk, model, settings, seed, precision, channels_last)
+        self.scales = tuple(settings.scales)
+        # Exhaustive encoding is what the others are measured against: computed as the authors' code does.
+        self.plain_gradients = settings.encode == "exhaustive"
         self.online = nn.ModuleDict({"encoder": Encoder(trunk, model.hidden, model.embedding)})
         self.target = make_target(self.online["encoder"])
-        if method.predictor:
+        if settings.predictor:
             predictors = {str(s): build_predictor(model.hidden, model.embedding) for s in self.scales}
             self.online["predictors"] = nn.ModuleDict(predictors)
         self.weights = dict(
-            zip(self.scales, method.level_weights or level_weights(len(self.scales)), strict=True)
+            zip(self.scales, settings.level_weights or level_weights(len(self.scales)), strict=True)
         )
+
+    @classmethod
+    def wanted(cls, settings: MclSettings, views: ViewSettings, image_size: int) -> Wanted:
+        return Wanted(tile_specs(settings.scales, image_size, views.downsample == "stride"))
 
     @property
     def trunk(self) -> Trunk:
@@ -63,51 +81,56 @@ class Mcl(Method):
     def trained(self) -> nn.Module:
         return self.online
 
-    def backward_passes(self, parts: int) -> int:
-        return parts * (1 if self.settings.encode == "exhaustive" else len(VIEWS))
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        levels = (LEVELS[Layout.level_of(scale)] for scale in reversed(self.scales))
+        return ("backbone", *levels, "head")
+
+    def backward_passes(self, micro_batches: int) -> int:
+        return micro_batches * (1 if self.settings.encode == "exhaustive" else len(VIEWS))
 
     def losses(
-        self, batch: Mapping[str, Any], step: int, parts: int = 1
+        self, batch: Mapping[str, Any], step: int, micro_batches: int = 1
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        first = rank() * parts
-        pieces = {first + i: piece for i, piece in enumerate(split_batch(batch, parts))}
+        first = rank() * micro_batches
+        pieces = {first + i: piece for i, piece in enumerate(split_batch(batch, micro_batches))}
         # Targets of the whole batch first: they need no gradient, and every tile is compared with all of them.
         drawn, own = [], []
         for number, piece in pieces.items():
-            part = self.draw_part(piece, step, number)
-            own.append(self.part_targets(part))
-            drawn.append(part if parts == 1 else replace(part, canvases={}))  # or all would be in memory at once
-        targets, health = self._everyones(own)
+            whole = self.draw_micro_batch(piece, step, number)
+            own.append(self.own_targets(whole))
+            drawn.append(whole if micro_batches == 1 else replace(whole, canvases={}))  # or all would be in memory at once
+        targets, health = everyones(own)
         # With the targets known, one view's loss asks for nothing of the other's: its activations can go before
         # those of the other come. (Exhaustive encoding keeps both, as the authors' code does.)
         together = self.backward_passes(1) == 1
-        for part in drawn:
-            whole = part if part.canvases else self.draw_part(pieces[part.number], step, part.number)
+        for one in drawn:
+            whole = one if one.canvases else self.draw_micro_batch(pieces[one.number], step, one.number)
             for views in (VIEWS,) if together else [(view,) for view in VIEWS]:
-                levels = self.part_levels(whole, targets, views)
-                yield total_loss(list(levels.values())) / parts, {**health, **level_numbers(levels, self.scales)}
+                levels = self.level_losses(whole, targets, views)
+                yield total_loss(list(levels.values())) / micro_batches, {**health, **level_numbers(levels, self.scales)}
 
     def montages(self, batch: int) -> dict[int, int]:
         """scale -> number of montages of a view, for a batch on this process."""
         return count_montages(batch, self.scales, self.settings.repeats, self.settings.montages)
 
-    def draw_part(self, batch: Mapping[str, Any], step: int, number: int) -> Part:
-        """Draw the montages of one part of the global batch and lay its tiles into canvases.
+    def draw_micro_batch(self, batch: Mapping[str, Any], step: int, number: int) -> MicroBatch:
+        """Draw the montages of one micro-batch of the global batch and lay its tiles into canvases.
 
         Args:
-            batch: of ``collate_tiles``: the part's images.
+            batch: of ``collate_views``: the micro-batch's images.
             step: of the run.
-            number: of the part; with one part a process, its rank.
+            number: of the micro-batch; with one a process, its rank.
         """
         device, spec = next(self.parameters()).device, self.trunk.spec
         shuffles, canvases = {}, {}
         for view in VIEWS:
             shuffles[view] = self.draw_shuffle(len(batch["index"]), step, view, number)
-            tiles = {s: tile.to(device, non_blocking=True) for s, tile in batch["tiles"][view].items()}
+            tiles = {s: t.to(device, non_blocking=True) for s, t in tiles_of(batch["views"], view).items()}
             canvases[view] = assemble(
                 tiles, shuffles[view], spec.mean, spec.std, channels_last=self.channels_last
             )
-        return Part(canvases, shuffles, number)
+        return MicroBatch(canvases, shuffles, number)
 
     def draw_shuffle(self, batch: int, step: int, view: int, rank: int = 0) -> Shuffle:
         """Which image is on which tile: a function of (seed, step, rank, view, scale)."""
@@ -121,47 +144,32 @@ class Mcl(Method):
         }
         return shuffle_from(permutations, batch)
 
-    def compare(
-        self, canvases: Mapping[int, Tensor], shuffles: Mapping[int, Shuffle]
-    ) -> tuple[dict[tuple[int, int], LevelLoss], dict[str, Tensor]]:
-        """Losses of every (view, scale) on this process, and ``spread`` and ``rank`` of all target embeddings.
-
-        Their mean over the processes is the loss of the joint batch, and so is the mean of their gradients.
-
-        Args:
-            canvases: view -> (B, 3, S, S) in the order of ``assemble``.
-            shuffles: view -> image of each tile.
-        """
-        part = Part(canvases, shuffles, rank())
-        targets, health = self._everyones([self.part_targets(part)])
-        return self.part_levels(part, targets), health
-
-    def part_targets(self, part: Part) -> dict[int, Targets]:
-        """view -> the part's own target embeddings, labelled by image over all parts."""
+    def own_targets(self, own: MicroBatch) -> dict[int, Targets]:
+        """view -> the micro-batch's own target embeddings, labelled by image over all micro-batches."""
         found = {}
-        with self._autocast(part):
+        with self.autocast():
             for view in VIEWS:
-                embeddings = self.target_embeddings(part.canvases[view], self._layout(part.shuffles[view]))
-                labels = {scale: part.labels(view, scale).to(e.device) for scale, e in embeddings.items()}
+                embeddings = self.target_embeddings(own.canvases[view], self.layout(own.shuffles[view]))
+                labels = {scale: own.labels(view, scale).to(e.device) for scale, e in embeddings.items()}
                 found[view] = Targets(embeddings, labels)
         return found
 
-    def part_levels(
-        self, part: Part, targets: Mapping[int, Targets], views: Sequence[int] = VIEWS
+    def level_losses(
+        self, own: MicroBatch, targets: Mapping[int, Targets], views: Sequence[int] = VIEWS
     ) -> dict[tuple[int, int], LevelLoss]:
-        """(view, scale) -> the loss of the part's tiles against the targets of all parts.
+        """(view, scale) -> the loss of the micro-batch's tiles against the targets of all.
 
-        Parts have equally many tiles of a scale, and each tile finds its image among the targets (its own scale's
-        tiles show the same images in both views), so the mean over parts is the joint batch's loss.
+        Micro-batches have equally many tiles of a scale, and each tile finds its image among the targets (its own
+        scale's tiles show the same images in both views), so the mean over them is the joint batch's loss.
 
         Args:
-            part: whose tiles the online network predicts.
-            targets: view -> targets of all parts.
+            own: whose tiles the online network predicts.
+            targets: view -> targets of all micro-batches.
             views: whose tiles.
         """
-        with self._autocast(part):
+        with self.autocast():
             predictions = {
-                view: self.predictions(part.canvases[view], self._layout(part.shuffles[view]))
+                view: self.predictions(own.canvases[view], self.layout(own.shuffles[view]))
                 for view in views
             }
         levels = {}
@@ -169,7 +177,7 @@ class Mcl(Method):
             for scale in self.scales:
                 embeddings, labels = self._wanted(targets[_other(view)], scale)
                 levels[view, scale] = contrast(
-                    predictions[view][scale], part.labels(view, scale).to(embeddings.device), embeddings, labels,
+                    predictions[view][scale], own.labels(view, scale).to(embeddings.device), embeddings, labels,
                     self.settings.temperature, self.weights[scale],
                 )  # fmt: skip
         return levels
@@ -208,27 +216,59 @@ class Mcl(Method):
             self.target, self.online["encoder"], momentum_at(step, total_steps, self.settings.momentum)
         )
 
-    def _everyones(
-        self, own: Sequence[Mapping[int, Targets]]
-    ) -> tuple[dict[int, Targets], dict[str, Tensor]]:
-        """Everyone's targets, with which this process's parts are compared; and how far they are from a collapse."""
-        targets = gather_over_processes(join_targets(own))
-        return targets, health_of([targets[view].embeddings[1] for view in VIEWS])
+    def draw_first_batch(self, folder: Path, batch: Mapping[str, Any]) -> Path:
+        shuffles = {view: self.draw_shuffle(len(batch["index"]), 0, view) for view in VIEWS}
+        return draw_montages(
+            folder / "montage.png", {view: tiles_of(batch["views"], view) for view in VIEWS}, shuffles
+        )
+
+    def notes(self, images: int) -> list[str]:
+        montages = self.montages(images)
+        lines = ["canvases a view: " + ", ".join(f"{count} of scale {scale}" for scale, count in montages.items())]
+        if uneven := uneven_tiles(montages):
+            lines.append(f"{images} images do not fill whole montages, so they are tiles unequally often ({uneven})")
+        if untrained := LEVELS[: len(LEVELS) - len(self.scales)]:
+            lines.append(f"without smaller scales, the pyramid's {', '.join(untrained)} are not trained")
+        return lines
+
+    @classmethod
+    def variants(cls, settings: MclSettings) -> dict[str, MclSettings]:
+        return variants_of(settings)
+
+    def components(self) -> dict[str, list[nn.Module]]:
+        online, target = self.online["encoder"], self.target
+        found = super().components() | {"projector": [online.projector]}
+        if self.settings.predictor:
+            found["predictors"] = list(self.online["predictors"].values())
+        pyramid = target.trunk.backbone.fpn
+        found["target"] = [
+            target.trunk.backbone.body, *pyramid.inner_blocks, *pyramid.layer_blocks, target.trunk.roi_heads.box_head,
+            target.projector,
+        ]  # fmt: skip
+        return found
+
+    def gathered_numbers(self, images: int) -> int:
+        montages, scales = self.montages(images), self.scales
+        sent = {t for s in scales for t in target_scales(self.settings.assignment, s, scales)} | {1}
+        return len(VIEWS) * self.model.embedding * sum(montages[s] * s * s for s in sent)
 
     def _wanted(self, targets: Targets, scale: int) -> tuple[Tensor, Tensor]:
         """Embeddings and labels of the targets that tiles of ``scale`` are compared with."""
         scales = target_scales(self.settings.assignment, scale, self.scales)
         return gather_targets(targets.embeddings, targets.labels, scales)
 
-    def _autocast(self, part: Part) -> torch.autocast:
-        device = part.canvases[VIEWS[0]].device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
-
     def _predict(self, scale: int, embeddings: Tensor) -> Tensor:
         return self.online["predictors"][str(scale)](embeddings) if self.settings.predictor else embeddings
 
-    def _layout(self, shuffle: Shuffle) -> Layout:
+    def layout(self, shuffle: Shuffle) -> Layout:
+        """Canvases of each scale that a shuffle fills."""
         return Layout(self.scales, tuple(len(shuffle.labels[s]) // s**2 for s in self.scales))
+
+
+def everyones(own: Sequence[Mapping[int, Targets]]) -> tuple[dict[int, Targets], dict[str, Tensor]]:
+    """Everyone's targets, with which this process's micro-batches are compared; and how far they are from a collapse."""
+    targets = gather_over_processes(join_targets(own))
+    return targets, health_of([targets[view].embeddings[1] for view in VIEWS])
 
 
 def own_windows(embeddings: Tensor, layout: Layout, scale: int) -> Tensor:

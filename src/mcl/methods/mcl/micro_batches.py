@@ -1,10 +1,9 @@
-"""A batch in parts: a process encodes its own part, or its micro-batches one after the other, and all share targets."""
+"""A global batch in micro-batches: a process encodes its own, one after the other, and all share targets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,13 +13,13 @@ from mcl.methods.mcl.montage import Shuffle
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of the global batch that has its own montages: what one process encodes at a time.
+class MicroBatch:
+    """A piece of the global batch that has its own montages: what one process encodes at a time.
 
     Attributes:
         canvases: view -> (B, 3, S, S) in the order of ``assemble``.
-        shuffles: view -> image of each tile, counted within the part.
-        number: of the part, from 0; all parts have the same number of images.
+        shuffles: view -> image of each tile, counted within the micro-batch.
+        number: of the micro-batch, from 0 over all processes; all have the same number of images.
     """
 
     canvases: Mapping[int, Tensor]
@@ -28,7 +27,7 @@ class Part:
     number: int
 
     def labels(self, view: int, scale: int) -> Tensor:
-        """(tiles,) image of each tile, counted over all parts."""
+        """(tiles,) image of each tile, counted over all micro-batches."""
         labels = self.shuffles[view].labels
         return labels[scale] + self.number * len(labels[1])
 
@@ -39,34 +38,20 @@ class Targets:
 
     Attributes:
         embeddings: scale -> (tiles, E), L2-normalised, without gradient.
-        labels: scale -> (tiles,) image of each, counted over all parts.
+        labels: scale -> (tiles,) image of each, counted over all micro-batches.
     """
 
     embeddings: Mapping[int, Tensor]
     labels: Mapping[int, Tensor]
 
 
-def split_batch(batch: Mapping[str, Any], parts: int) -> list[Mapping[str, Any]]:
-    """A batch of ``collate_tiles`` in equal parts, one after the other; their number divides its images."""
-    if parts == 1:
-        return [batch]
-    images = len(batch["index"]) // parts
-
-    def piece(number: int) -> dict[str, Any]:
-        rows = slice(number * images, (number + 1) * images)
-        tiles = {v: {s: tile[rows] for s, tile in scales.items()} for v, scales in batch["tiles"].items()}
-        return {"tiles": tiles, "index": batch["index"][rows]}
-
-    return [piece(number) for number in range(parts)]
-
-
-def join_targets(parts: Sequence[Mapping[int, Targets]]) -> dict[int, Targets]:
-    """view -> targets of all parts of this process, in their order."""
-    if len(parts) == 1:
-        return dict(parts[0])
+def join_targets(pieces: Sequence[Mapping[int, Targets]]) -> dict[int, Targets]:
+    """view -> targets of all micro-batches of this process, in their order."""
+    if len(pieces) == 1:
+        return dict(pieces[0])
     joined = {}
-    for view, first in parts[0].items():
-        of_view = [targets[view] for targets in parts]
+    for view, first in pieces[0].items():
+        of_view = [targets[view] for targets in pieces]
         joined[view] = Targets(
             {scale: torch.cat([t.embeddings[scale] for t in of_view]) for scale in first.embeddings},
             {scale: torch.cat([t.labels[scale] for t in of_view]) for scale in first.labels},
@@ -87,8 +72,8 @@ def gather_over_processes(targets: Mapping[int, Targets]) -> dict[int, Targets]:
         embeddings, labels = targets[view].embeddings[scale], targets[view].labels[scale]
         tables.append(torch.cat([embeddings, labels[:, None].to(embeddings.dtype)], dim=1))
     everyone = gather_rows(torch.cat(tables))  # (processes, tiles of all keys, E + 1)
-    pieces = everyone.split([len(table) for table in tables], dim=1)
-    joined = {key: piece.flatten(0, 1) for key, piece in zip(keys, pieces, strict=True)}
+    tables_of_all = everyone.split([len(table) for table in tables], dim=1)
+    joined = {key: piece.flatten(0, 1) for key, piece in zip(keys, tables_of_all, strict=True)}
     return {
         view: Targets(
             {scale: joined[view, scale][:, :-1] for scale in own.embeddings},

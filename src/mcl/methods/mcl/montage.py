@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mcl.methods.pixels import normalise
+
 REPEATS: Mapping[int, int] = {8: 2}
 
 
@@ -44,6 +46,14 @@ def count_montages(
         fitting = max(1, batch * repeats.get(scale, 1) // scale**2)
         counts[scale] = batch if scale == 1 else (fixed or {}).get(scale, fitting)
     return counts
+
+
+def uneven_tiles(montages: Mapping[int, int]) -> str:
+    """Scales whose tiles are no multiple of the images (scale 1), in words; empty if there are none."""
+    images = montages[1]
+    return "; ".join(
+        f"scale {scale}: {count * scale**2} tiles" for scale, count in montages.items() if count * scale**2 % images
+    )
 
 
 def draw_permutation(scale: int, montages: int, generator: torch.Generator) -> Tensor:
@@ -95,14 +105,6 @@ def assemble(
         _lay(tiles[scale], labels, scale, canvases[start:stop])
         start = stop
     return normalise(canvases, mean, std, dtype)
-
-
-def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """(x - 255 mean) / (255 std) for uint8 (B, 3, H, W), in the memory format of ``pixels``."""
-    shape = (1, 3, 1, 1)
-    centre = torch.tensor([255 * m for m in mean], dtype=dtype, device=pixels.device).view(shape)
-    spread = torch.tensor([255 * s for s in std], dtype=dtype, device=pixels.device).view(shape)
-    return torch.sub(pixels, centre).div_(spread)
 
 
 def _lay(tiles: Tensor, labels: Tensor, scale: int, canvases: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The numbers of a step that are logged and watched."""
+"""The numbers of each level that a step logs."""
 
 from __future__ import annotations
 
@@ -7,23 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mcl.data.loading.views import VIEWS
 from mcl.methods.mcl.encoder import Layout
-from mcl.methods.mcl.loss import LevelLoss, embedding_rank, embedding_spread
-
-LEAST_IMAGES = 8  # fewer embeddings cannot lie in enough directions for their rank to tell anything
-
-
-def health_of(embeddings: Sequence[Tensor]) -> dict[str, Tensor]:
-    """``spread`` and ``rank``: how far target embeddings are from a collapse, as means over views.
-
-    Args:
-        embeddings: of each view: (images, E), L2-normalised. Of fewer than 8 images there is no ``rank``.
-    """
-    measures = {"spread": embedding_spread}
-    if len(embeddings[0]) >= LEAST_IMAGES:
-        measures["rank"] = embedding_rank
-    return {name: torch.stack([measure(e) for e in embeddings]).mean() for name, measure in measures.items()}
+from mcl.methods.mcl.loss import LevelLoss
+from mcl.methods.mcl.tiles import VIEWS
 
 
 def level_numbers(levels: Mapping[tuple[int, int], LevelLoss], scales: Sequence[int]) -> dict[str, Tensor]:

@@ -18,8 +18,8 @@ MARGIN, LABEL = 8, 26
 
 def draw_montages(
     path: Path, tiles: Mapping[int, Mapping[int, Tensor]], shuffles: Mapping[int, Shuffle]
-) -> None:
-    """Draw the first canvases of every scale, view 1 left and view 2 right, and write a PNG.
+) -> Path:
+    """Draw the first canvases of every scale, view 1 left and view 2 right, and write a PNG; returns its path.
 
     Args:
         path: file to write.
@@ -46,6 +46,7 @@ def draw_montages(
             for column, canvas in enumerate(block[scale]):
                 sheet.paste(canvas, (left + column * (SIDE + MARGIN), top + LABEL))
     sheet.save(path)
+    return path
 
 
 def _canvases(tiles: Mapping[int, Tensor], shuffle: Shuffle) -> dict[int, list[Image.Image]]:

@@ -1,4 +1,4 @@
-"""A part of what the doctor says: a table, a verdict, and the numbers behind them."""
+"""One thing that the doctor looks at: a table, a verdict, and the numbers behind them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mcl.engine.logging import console
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part.
+class Finding:
+    """One thing that was looked at.
 
     Attributes:
         name: for the JSON.
         verdict: one sentence when all is well.
         warnings: what is not, and what to do; empty: the verdict is ok.
-        numbers: what other parts and the JSON need.
+        numbers: what other findings and the JSON need.
     """
 
     name: str

@@ -1,0 +1,25 @@
+"""The views that MCL wants of an image: for each of two views a tile of every scale (method: Views)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from mcl.data.loading.views import Key, ViewSpec
+
+VIEWS = (1, 2)
+
+
+def tile_specs(scales: Sequence[int], image_size: int, strided: bool) -> tuple[ViewSpec, ...]:
+    """A view of ``image_size / s`` pixels for each view and scale s; ``strided``: augmented at full size."""
+    return tuple(
+        ViewSpec((view, scale), image_size // scale, style, stride=scale if strided else 1)
+        for style, view in enumerate(VIEWS)
+        for scale in scales
+    )
+
+
+def tiles_of(views: Mapping[Key, Tensor], view: int) -> dict[int, Tensor]:
+    """scale s -> (N, 3, S/s, S/s) of one view of a batch."""
+    return {scale: pixels for (number, scale), pixels in views.items() if number == view}

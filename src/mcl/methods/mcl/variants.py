@@ -1,0 +1,19 @@
+"""Ways to compute MCL's loss: with BatchNorm in eval mode they are one function, so their cost can be compared."""
+
+from __future__ import annotations
+
+from mcl.methods.mcl.settings import MclSettings
+
+EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL = "exhaustive", "matched/all", "matched/full"
+
+
+def variants_of(settings: MclSettings) -> dict[str, MclSettings]:
+    """name -> settings; the authors' way first. Targets from full-size images exist for assignment ``top`` only."""
+    changes = {
+        EXHAUSTIVE: {"encode": "exhaustive", "target_canvases": "all"},
+        MATCHED_ALL: {"encode": "matched", "target_canvases": "all"},
+        MATCHED_FULL: {"encode": "matched", "target_canvases": "full"},
+    }
+    if settings.assignment != "top":
+        del changes[MATCHED_FULL]
+    return {name: settings.model_copy(update=change) for name, change in changes.items()}

@@ -1,0 +1,55 @@
+"""Every pre-training method once. A new one is a folder and a line here (docs/add-a-method.md)."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mcl.config.method import MethodSettings
+from mcl.errors import UserError
+
+if TYPE_CHECKING:
+    from mcl.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a method lies: ``settings.py`` (read without torch) and ``method.py`` in its folder."""
+
+    folder: str
+    settings: str
+    method: str
+
+
+METHODS: dict[str, Entry] = {
+    "mcl": Entry("mcl.methods.mcl", "MclSettings", "Mcl"),
+}
+
+
+def names() -> tuple[str, ...]:
+    """All methods."""
+    return tuple(METHODS)
+
+
+def settings_of(name: str) -> type[MethodSettings]:
+    """A method's settings; does not import torch."""
+    entry = METHODS[name]
+    return getattr(importlib.import_module(f"{entry.folder}.settings"), entry.settings)
+
+
+def method_of(name: str) -> type[Method]:
+    """A method's class.
+
+    Raises:
+        UserError: a library that it is built from is not installed.
+    """
+    entry = METHODS[name]
+    try:
+        return getattr(importlib.import_module(f"{entry.folder}.method"), entry.method)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "mcl":
+            raise
+        raise UserError(
+            f"--method.name {name}: {error.name} is not installed; pip install 'mcl[methods]'"
+        ) from None
