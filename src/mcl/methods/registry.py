@@ -24,6 +24,10 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     "mcl": Entry("mcl.methods.mcl", "MclSettings", "Mcl"),
+    "mocov2": Entry("mcl.methods.mocov2", "MoCoV2Settings", "MoCoV2"),
+    "byol": Entry("mcl.methods.byol", "ByolSettings", "Byol"),
+    "densecl": Entry("mcl.methods.densecl", "DenseClSettings", "DenseCl"),
+    "simsiam": Entry("mcl.methods.simsiam", "SimSiamSettings", "SimSiam"),
 }
 
 
