@@ -18,7 +18,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 __all__ = [
     "bench_data", "bench_loop", "bench_scale", "bench_step",
     "data_compose", "data_demo", "data_trees", "demo", "doctor", "evaluate", "export", "finetune", "load_trunk",
-    "models", "pretrain",
+    "methods", "models", "pretrain",
 ]  # fmt: skip
 
 

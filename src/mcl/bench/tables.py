@@ -20,7 +20,7 @@ from mcl.engine.logging import console
 from mcl.errors import UserError
 
 NONE = "-"
-COMPUTED = ("scale",)  # these numbers do not come from the machine
+COMPUTED = ("scale", "methods")  # these numbers do not come from the machine
 
 
 @dataclass(frozen=True)

@@ -160,9 +160,9 @@ class Method(nn.Module):
     def images(self, pixels: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 of a batch -> normalised, on the method's device, in its memory format."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        spec, device = self.trunk.spec, next(self.parameters()).device
-        moved = pixels.to(device, non_blocking=True).contiguous(memory_format=layout)
-        return normalise(moved, spec.mean, spec.std, torch.float32)
+        spec, like = self.trunk.spec, next(self.parameters())
+        moved = pixels.to(like.device, non_blocking=True).contiguous(memory_format=layout)
+        return normalise(moved, spec.mean, spec.std, like.dtype)
 
     def autocast(self) -> AbstractContextManager:
         """Computes networks in ``precision`` (tensors without data, of device meta, know no autocast)."""

@@ -8,6 +8,7 @@ COMMANDS: dict[str, tuple[str, str, str, str, str]] = {
     "finetune": ("mcl.config.finetune", "FinetuneSettings", "mcl.run.finetune", "finetune", "trunk + boxes -> detector and its AP"),
     "evaluate": ("mcl.config.finetune", "EvaluateSettings", "mcl.run.evaluate", "evaluate", "AP of a fine-tuned detector"),
     "export": ("mcl.config.export", "ExportSettings", "mcl.run.export", "export", "trunk -> weights for other libraries"),
+    "methods": ("mcl.config.methods", "MethodsSettings", "mcl.run.methods", "methods", "pre-training methods and what they cost"),
     "models": ("mcl.config.models", "ModelsSettings", "mcl.run.models", "models", "backbones that a trunk can have"),
     "doctor": ("mcl.config.doctor", "DoctorSettings", "mcl.run.doctor", "doctor", "how a recipe would run on this machine"),
     "demo": ("mcl.config.demo", "DemoSettings", "mcl.run.demo", "demo", "the whole path on an embedded data set"),

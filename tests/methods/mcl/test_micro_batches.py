@@ -46,8 +46,7 @@ def _joined(method: Mcl, batch: dict):
 
 
 @pytest.mark.parametrize("assignment", ["top", "all"])
-def test_micro_batches_add_up_to_the_batch(assignment, monkeypatch):
-    monkeypatch.setattr("mcl.methods.mcl.method.assemble", _in_float64)
+def test_micro_batches_add_up_to_the_batch(assignment):
     method, batch = _method(assignment), _batch()
     levels, health = levels_of(method, *_joined(method, batch))
     whole = total_loss(list(levels.values()))
@@ -64,12 +63,6 @@ def test_micro_batches_add_up_to_the_batch(assignment, monkeypatch):
     assert len({float(loss) for loss in losses}) == method.backward_passes(PARTS) == 2 * PARTS
     for name, p in method.trained.named_parameters():
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-9, atol=1e-13)
-
-
-def _in_float64(*args, **kwargs):
-    from mcl.methods.mcl.montage import assemble
-
-    return assemble(*args, **{**kwargs, "dtype": torch.float64})
 
 
 def test_only_one_micro_batch_keeps_activations_at_a_time():

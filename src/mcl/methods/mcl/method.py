@@ -122,13 +122,13 @@ class Mcl(Method):
             step: of the run.
             number: of the micro-batch; with one a process, its rank.
         """
-        device, spec = next(self.parameters()).device, self.trunk.spec
+        like, spec = next(self.parameters()), self.trunk.spec
         shuffles, canvases = {}, {}
         for view in VIEWS:
             shuffles[view] = self.draw_shuffle(len(batch["index"]), step, view, number)
-            tiles = {s: t.to(device, non_blocking=True) for s, t in tiles_of(batch["views"], view).items()}
+            tiles = {s: t.to(like.device, non_blocking=True) for s, t in tiles_of(batch["views"], view).items()}
             canvases[view] = assemble(
-                tiles, shuffles[view], spec.mean, spec.std, channels_last=self.channels_last
+                tiles, shuffles[view], spec.mean, spec.std, like.dtype, self.channels_last
             )
         return MicroBatch(canvases, shuffles, number)
 
