@@ -31,29 +31,29 @@ COUNTED = Counted(
 def test_stopwatch_times_calls_and_iterators_and_leaves_no_trace():
     owner = SimpleNamespace(call=lambda: 3, stream=lambda: iter("ab"))
     originals = dict(vars(owner))
-    with Stopwatch([(owner, "call", "call"), (owner, "stream", "next")]) as watch:
+    with Stopwatch([(owner, "call", "call"), (owner, "stream", "next")]) as stopwatch:
         assert owner.call() == 3 and list(owner.stream()) == ["a", "b"]
-    assert [event.label for event in watch.events] == ["call", "next", "next"]
+    assert [event.label for event in stopwatch.events] == ["call", "next", "next"]
     assert vars(owner) == originals
 
 
 def test_shares_leave_out_the_first_steps_and_count_checkpoints_at_the_recipes_rate():
-    watch = Stopwatch([])
+    stopwatch = Stopwatch([])
     for step in range(4):  # each: 0.1 data, 0.8 step, 0.05 logging, 0.05 nothing
         at = float(step)
-        watch.events += [
+        stopwatch.events += [
             Event(DATA, at, at + 0.1),
             Event(STEP, at + 0.1, at + 0.9),
             Event(LOGGING, at + 0.9, at + 0.95),
         ]
-    watch.events += [Event(CHECKPOINT, 4.0, 5.0), Event(LOOP, 0.0, 5.0)]
-    shares = loop_shares(watch, skip=2, checkpoint_every=20)
+    stopwatch.events += [Event(CHECKPOINT, 4.0, 5.0), Event(LOOP, 0.0, 5.0)]
+    shares = loop_shares(stopwatch, skip=2, checkpoint_every=20)
     assert shares[STEP]["seconds"] == pytest.approx(1.6) and shares[DATA]["seconds"] == pytest.approx(0.2)
     assert shares[CHECKPOINT]["seconds"] == pytest.approx(2 / 20)
     assert shares[OTHER]["seconds"] == pytest.approx(0.15)
     assert sum(value["share"] for value in shares.values()) == pytest.approx(1)
     with pytest.raises(RunFailed, match="--steps"):
-        loop_shares(watch, skip=4, checkpoint_every=20)
+        loop_shares(stopwatch, skip=4, checkpoint_every=20)
 
 
 def test_a_real_run_is_taken_apart():

@@ -22,7 +22,7 @@ from mcl.bench.tables import Table
 from mcl.config.bench import BenchScaleSettings
 from mcl.engine.machine.allocator import freed_memory_kept
 from mcl.engine.machine.device import device_type, prepare_device
-from mcl.engine.processes.distributed import is_main, mean_over_processes, per_process, process_count
+from mcl.engine.processes.distributed import all_reduce_mean, is_main, per_process, process_count
 from mcl.engine.processes.gradients import GradientAverage
 from mcl.engine.processes.job import joined
 from mcl.errors import RunFailed
@@ -84,7 +84,7 @@ def measure_rank(settings: BenchScaleSettings) -> dict[str, Any]:
     if settings.loop.sync_bn and process_count() > 1:
         synchronise_norms(step.method, device.type)
     step.average = GradientAverage(step.method.trained.parameters())
-    watch = Stopwatch(
+    stopwatch = Stopwatch(
         [
             (TrainingStep, "__call__", STEP),
             (dist, "all_reduce", EXCHANGE),
@@ -94,18 +94,18 @@ def measure_rank(settings: BenchScaleSettings) -> dict[str, Any]:
         waiter(device),
     )
     filled = _times_of_gradients(step.method.trained)
-    with watch, freed_memory_kept(settings.loop.keep_memory):
+    with stopwatch, freed_memory_kept(settings.loop.keep_memory):
         for _ in range(1 + settings.measure_steps):  # the first one gets memory
             step()
     if process_count() > 1:
-        _add_waits_for_gradients(watch, filled)
+        _add_waits_for_gradients(stopwatch, filled)
     shares, calls, seconds = [], [], []
-    for timed in watch.of(STEP)[1:]:
-        inside = [e for e in watch.of(EXCHANGE) if timed.start <= e.start and e.end <= timed.end]
+    for timed in stopwatch.of(STEP)[1:]:
+        inside = [e for e in stopwatch.of(EXCHANGE) if timed.start <= e.start and e.end <= timed.end]
         seconds.append(timed.end - timed.start)
         shares.append(sum(e.end - e.start for e in inside) / seconds[-1])
         calls.append(len(inside))
-    median = float(mean_over_processes(torch.tensor(statistics.median(seconds), dtype=torch.float64)))
+    median = float(all_reduce_mean(torch.tensor(statistics.median(seconds), dtype=torch.float64)))
     return {
         "processes": process_count(), "share": share, "threads": settings.loop.threads, "step": 1e3 * median,
         "images_per_second": settings.batch / median, "exchange": statistics.median(shares),
@@ -122,11 +122,11 @@ def _times_of_gradients(module: torch.nn.Module) -> list[float]:
     return times
 
 
-def _add_waits_for_gradients(watch: Stopwatch, filled: list[float]) -> None:
+def _add_waits_for_gradients(stopwatch: Stopwatch, filled: list[float]) -> None:
     """DDP waits inside backward: from the last gradient to the end."""
-    for event in watch.of(BACKWARD):
+    for event in stopwatch.of(BACKWARD):
         last = max((moment for moment in filled if event.start <= moment <= event.end), default=event.end)
-        watch.events.append(Event(EXCHANGE, last, event.end))
+        stopwatch.events.append(Event(EXCHANGE, last, event.end))
 
 
 def main(request: Path) -> None:

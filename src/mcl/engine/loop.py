@@ -18,11 +18,11 @@ from mcl.engine.logging import Display, Metrics, describe, duration, end_time
 from mcl.engine.machine.memory import peak_bytes, usable_cores
 from mcl.engine.processes.distributed import (
     Agreement,
+    barrier,
     is_main,
     process_count,
     rank,
-    same_everywhere,
-    wait_for_all,
+    require_same,
 )
 from mcl.engine.run_folder import RunFolder
 from mcl.engine.tally import Tally
@@ -68,7 +68,7 @@ def run_loop(
     start_step, before = 0, {"seconds": 0.0, "waited": 0.0}
     if resume:
         start_step, before = take_back(trainable, folder.checkpoint, total_steps)
-        same_everywhere(start_step, f"the step of {folder.checkpoint}")
+        require_same(start_step, f"the step of {folder.checkpoint}")
     runner = _Runner(
         trainable, folder, settings, watch, total_steps, images_per_step, title, start_step, before, seed
     )
@@ -204,7 +204,7 @@ class _Runner:
     def _stop(self, signal_number: int, done: int) -> NoReturn:
         if done:
             self._save(done)
-        wait_for_all()  # a launcher may kill the others as soon as one has left
+        barrier()  # a launcher may kill the others as soon as one has left
         name = signal.Signals(signal_number).name
         how = "continue with --resume" if done else "before the first one, so there is nothing to resume"
         raise Interrupted(f"stopped by {name} at step {done}; {how}", signal_number)

@@ -59,7 +59,7 @@ def bench_data(settings: BenchDataSettings) -> dict[str, Any]:
 
 def bench_loop(settings: BenchLoopSettings) -> dict[str, Any]:
     """Pre-train for a few steps as ``mcl pretrain`` does and tell where the time went; returns what ``--json`` holds."""
-    watch = Stopwatch(
+    stopwatch = Stopwatch(
         [
             (pretrain.Pretraining, "train_step", STEP),
             (pretrain, "step_batches", DATA),
@@ -77,9 +77,9 @@ def bench_loop(settings: BenchLoopSettings) -> dict[str, Any]:
         schedule = ScheduleSettings(
             **{**settings.schedule.model_dump(), "epochs": None, "steps": settings.steps}
         )
-        with watch:
+        with stopwatch:
             pretrain.pretrain(settings.pretrain(data, Path(folder) / "run", schedule=schedule))
-    shares = loop_shares(watch, settings.skip, settings.loop.checkpoint_every)
+    shares = loop_shares(stopwatch, settings.skip, settings.loop.checkpoint_every)
     title = (
         f"Loop: {settings.steps - settings.skip} steps of {settings.batch} images, {settings.model.backbone}, "
         f"{settings.image_size} px, {settings.loop.workers} worker(s)"

@@ -24,14 +24,14 @@ from mcl.engine.optim import (
     set_lr,
 )
 from mcl.engine.processes.distributed import (
-    from_main,
+    broadcast_module,
+    broadcast_object,
     is_main,
     main_first,
     per_process,
     process_count,
     rank,
-    same_everywhere,
-    take_from_main,
+    require_same,
 )
 from mcl.engine.processes.gradients import GradientAverage
 from mcl.engine.processes.job import joined
@@ -74,7 +74,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
 def _pretrain(settings: PretrainSettings) -> dict[str, Any]:
     share = _share_of_batch(settings)
     paths = _find(settings)
-    unreadable = from_main(
+    unreadable = broadcast_object(
         lambda: check_readable(paths, settings.max_unreadable, settings.seed, max_pixels=settings.max_pixels)
     )
     device = prepare_device(settings.loop)
@@ -189,7 +189,7 @@ def _find(settings: PretrainSettings) -> Sequence[Picture]:
             say=lambda line: console.print(line, markup=False),
         )
     )  # fmt: skip
-    same_everywhere(len(paths), f"the number of images in {settings.data}")
+    require_same(len(paths), f"the number of images in {settings.data}")
     return paths
 
 
@@ -217,7 +217,7 @@ def _share_of_batch(settings: PretrainSettings) -> int:
 def _made_ready(method: Mcl, settings: PretrainSettings, device: torch.device) -> Mcl:
     """On its device, in its number format, alike on all processes, with joint norms and compiled if that is asked for."""
     method = compute_in(method, settings.loop).to(device)
-    take_from_main(method)
+    broadcast_module(method)
     if settings.loop.sync_bn and process_count() > 1:
         synchronise_norms(method, device.type)
     if settings.loop.compile:
