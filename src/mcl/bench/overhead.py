@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from mcl.bench.stopwatch import Stopwatch
 from mcl.bench.tables import Table
+from mcl.engine.observer import CHECKPOINT, DATA, LOGGING, LOOP, STEP
 from mcl.errors import RunFailed
 
-STEP, DATA, LOGGING, CHECKPOINT, LOOP, OTHER = (
-    "model's step", "data wait", "logging", "checkpoint", "whole loop", "other Python",
-)  # fmt: skip
+OTHER = "other Python"
 COLUMNS = {
     "what": ("part of the loop", "{}"), "seconds": ("time", "{:.3f} s"), "share": ("share", "{:.2%}"),
     "each": ("each", "{:.5f} s"), "times": ("times", "{:.1f}"),

@@ -199,6 +199,7 @@ def _train(
     summary = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
         settings=settings.loop, watch=settings.watch, resume=settings.resume, title=TITLE, seed=settings.seed,
+        advice={"gpu_memory": "try a smaller --batch or --loop.precision bf16"},
     )  # fmt: skip
     return training, summary.as_dict()
 
