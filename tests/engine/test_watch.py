@@ -102,7 +102,7 @@ def test_who_trains_may_know_better_what_to_try(kind, lines):
     settings = PretrainWatchSettings(window=50)
     (given,) = {a.text for a in feed(Watch(settings, advice={kind: "shake it"}), lines) if a.kind == kind and a.step < 600}
     (general,) = {a.text for a in feed(Watch(settings), lines) if a.kind == kind and a.step < 600}
-    assert given.endswith("; shake it") or given.endswith(": shake it")
+    assert given.endswith(("; shake it", ": shake it"))
     assert ADVICE[kind] in general and "--method" not in general and given[:20] == general[:20]
 
 
