@@ -22,6 +22,10 @@ class RunFailed(UserError):
     exit_code = 3
 
 
+class WorkerDied(RunFailed):
+    """A loader process ended before its work was done."""
+
+
 class Interrupted(UserError):
     """A run that was asked to stop by a signal, after it wrote its checkpoint."""
 

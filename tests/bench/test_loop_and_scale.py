@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
-from mcl.bench.overhead import CHECKPOINT, DATA, LOGGING, LOOP, OTHER, STEP, loop_shares
+from mcl.bench.overhead import OTHER, loop_shares
 from mcl.bench.processes import measure_rank
 from mcl.bench.scale import Counted, Wires, model_step
 from mcl.bench.stopwatch import Event, Stopwatch
 from mcl.config.base import from_values
 from mcl.config.bench import BenchLoopSettings, BenchScaleSettings
+from mcl.engine.observer import CHECKPOINT, DATA, LOGGING, LOOP, STEP
 from mcl.errors import RunFailed, UserError
-from mcl.run import pretrain
 from mcl.run.bench import bench_loop, bench_scale
 from ranks import on_ranks
 
@@ -28,42 +26,44 @@ COUNTED = Counted(
 )  # fmt: skip
 
 
-def test_stopwatch_times_calls_and_iterators_and_leaves_no_trace():
-    owner = SimpleNamespace(call=lambda: 3, stream=lambda: iter("ab"))
-    originals = dict(vars(owner))
-    with Stopwatch([(owner, "call", "call"), (owner, "stream", "next")]) as watch:
-        assert owner.call() == 3 and list(owner.stream()) == ["a", "b"]
-    assert [event.label for event in watch.events] == ["call", "next", "next"]
-    assert vars(owner) == originals
+def test_a_stopwatch_notes_spans_that_end_well():
+    waited = []
+    stopwatch = Stopwatch(lambda: waited.append(1))
+    with stopwatch.span("outer"), stopwatch.span("inner"):
+        pass
+    with pytest.raises(StopIteration), stopwatch.span("outer"):
+        raise StopIteration
+    inner, outer = stopwatch.events
+    assert (inner.label, outer.label) == ("inner", "outer") and len(waited) == 2
+    assert outer.start <= inner.start <= inner.end <= outer.end and outer.seconds >= inner.seconds
+    assert stopwatch.of("outer") == [outer] and stopwatch.of("inner", start=inner.end) == []
 
 
 def test_shares_leave_out_the_first_steps_and_count_checkpoints_at_the_recipes_rate():
-    watch = Stopwatch([])
+    stopwatch = Stopwatch()
     for step in range(4):  # each: 0.1 data, 0.8 step, 0.05 logging, 0.05 nothing
         at = float(step)
-        watch.events += [
+        stopwatch.events += [
             Event(DATA, at, at + 0.1),
             Event(STEP, at + 0.1, at + 0.9),
             Event(LOGGING, at + 0.9, at + 0.95),
         ]
-    watch.events += [Event(CHECKPOINT, 4.0, 5.0), Event(LOOP, 0.0, 5.0)]
-    shares = loop_shares(watch, skip=2, checkpoint_every=20)
+    stopwatch.events += [Event(CHECKPOINT, 4.0, 5.0), Event(LOOP, 0.0, 5.0)]
+    shares = loop_shares(stopwatch, skip=2, checkpoint_every=20)
     assert shares[STEP]["seconds"] == pytest.approx(1.6) and shares[DATA]["seconds"] == pytest.approx(0.2)
     assert shares[CHECKPOINT]["seconds"] == pytest.approx(2 / 20)
     assert shares[OTHER]["seconds"] == pytest.approx(0.15)
     assert sum(value["share"] for value in shares.values()) == pytest.approx(1)
     with pytest.raises(RunFailed, match="--steps"):
-        loop_shares(watch, skip=4, checkpoint_every=20)
+        loop_shares(stopwatch, skip=4, checkpoint_every=20)
 
 
 def test_a_real_run_is_taken_apart():
-    original = pretrain.Pretraining.train_step
     given = {**TINY, "images": 8, "steps": 4, "skip": 1, "loop.workers": 0, "loop.tensorboard": False}
     table = bench_loop(from_values(BenchLoopSettings, given))["tables"][0]
     rows = {row["what"]: row for row in table["rows"]}
     assert rows[STEP]["times"] == 3 and rows[DATA]["times"] == 3 and rows[CHECKPOINT]["times"] > 0
     assert rows[STEP]["share"] + rows["outside the step"]["share"] == pytest.approx(1)
-    assert pretrain.Pretraining.train_step is original
 
 
 def test_one_gpu_sends_nothing():

@@ -90,16 +90,16 @@ def test_another_number_of_processes_continues_the_epoch(images, batch, before, 
 def talk() -> dict:
     """Exchanges of every kind, on one rank."""
     mine, found = rank(), {}
-    found["rows"] = distributed.gather_rows(torch.arange(4.0).view(2, 2).t() + 10 * mine)
-    found["mean"] = distributed.mean_over_processes(torch.tensor([mine, 1.0]))
-    found["main"] = distributed.from_main(lambda: {"rank": rank()})
+    found["rows"] = distributed.all_gather_rows(torch.arange(4.0).view(2, 2).t() + 10 * mine)
+    found["mean"] = distributed.all_reduce_mean(torch.tensor([mine, 1.0]))
+    found["main"] = distributed.broadcast_object(lambda: {"rank": rank()})
     order: list[int] = []
     distributed.main_first(lambda: order.append(time.monotonic_ns()))
     found["order"] = order
     found["objects"] = distributed.gather_objects([mine])
     module = torch.nn.Conv2d(2, 3, 2).to(memory_format=torch.channels_last)
     torch.nn.init.constant_(module.weight, mine)
-    distributed.take_from_main(module)
+    distributed.broadcast_module(module)
     found["weight"] = module.weight.detach().mean()
     agreement, answers = Agreement(), []
     for step in range(3):
@@ -108,7 +108,7 @@ def talk() -> dict:
     found["agreed"] = answers
     for name, call in {
         "indivisible": lambda: per_process(7),
-        "differ": lambda: distributed.same_everywhere(5 + mine, "the number of images"),
+        "differ": lambda: distributed.require_same(5 + mine, "the number of images"),
     }.items():
         with pytest.raises(UserError) as error:
             call()
@@ -150,21 +150,21 @@ def test_what_two_processes_exchange(names):
 
 def test_alone_nothing_is_exchanged():
     row = torch.ones(2)
-    assert torch.equal(distributed.gather_rows(row), row[None]) and distributed.mean_over_processes(row) is row
-    assert distributed.gather_objects(3) == distributed.share_objects(3) == [3] and per_process(7) == 7
-    assert distributed.main_first(lambda: 4) == distributed.from_main(lambda: 4) == 4
+    assert torch.equal(distributed.all_gather_rows(row), row[None]) and distributed.all_reduce_mean(row) is row
+    assert distributed.gather_objects(3) == distributed.all_gather_objects(3) == [3] and per_process(7) == 7
+    assert distributed.main_first(lambda: 4) == distributed.broadcast_object(lambda: 4) == 4
 
 
 def fail(how: str) -> None:
     """Rank 1 (or with ``main``, rank 0) fails while the other waits for it."""
-    distributed.wait_for_all()  # both have started
+    distributed.barrier()  # both have started
     if how == "main" and rank() == 0:
         os.kill(os.getpid(), 9)
     if how != "main" and rank() == 1:
         if how == "killed":
             os.kill(os.getpid(), 9)
         raise {"user": UserError("a bad value"), "failed": RunFailed("loss is nan"), "bug": KeyError("x")}[how]
-    distributed.wait_for_all()
+    distributed.barrier()
 
 
 @pytest.mark.parametrize(("how", "codes"), [("user", (2, 2)), ("failed", (3, 3)), ("bug", (1, 1)), ("killed", (3, -9)), ("main", (-9, 3))])

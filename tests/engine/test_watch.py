@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mcl.config.watch import PretrainWatchSettings, WatchSettings
-from mcl.engine.watch import Alarm, Watch
+from mcl.engine.watch import ADVICE, Alarm, Watch
 
 LINE = 10  # steps a line
 
@@ -86,7 +86,24 @@ def test_collapse_is_said_when_it_begins_and_again_after_a_recovery():
     spreads = [0.8] * 5 + [0.05] * 40 + [0.8] * 40 + [0.05] * 3
     alarms = feed(Watch(PretrainWatchSettings()), [{"spread": spread} for spread in spreads])
     assert [(alarm.kind, alarm.step) for alarm in alarms] == [("collapse_spread", 60), ("collapse_spread", 860)]
-    assert "collapsed (spread 0.050" in alarms[0].text and "--method.temperature" in alarms[0].text
+    assert "collapsed (spread 0.050" in alarms[0].text and alarms[0].text.endswith("try a lower --optim.lr or more --schedule.warmup_steps")
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"),
+    [
+        ("collapse_spread", [{"spread": 0.05}]), ("collapse_rank", [{"rank": 1.5}]), ("gpu_memory", [{"gpu_memory": 0.99}]),
+        ("loss_spike", [{"loss": [1.0] * LINE}] * 10 + [{"loss": [9.0] * LINE}]),
+        ("gradient_growth", [{"gradient_norm": [1.02 ** (n * LINE)] * LINE} for n in range(60)]),
+        ("dead_level", [{"accuracy/p2": 0.01, "accuracy/p5": 0.7, "chance": 0.01}] * 20),
+    ],
+)  # fmt: skip
+def test_who_trains_may_know_better_what_to_try(kind, lines):
+    settings = PretrainWatchSettings(window=50)
+    (given,) = {a.text for a in feed(Watch(settings, advice={kind: "shake it"}), lines) if a.kind == kind and a.step < 600}
+    (general,) = {a.text for a in feed(Watch(settings), lines) if a.kind == kind and a.step < 600}
+    assert given.endswith(("; shake it", ": shake it"))
+    assert ADVICE[kind] in general and "--method" not in general and given[:20] == general[:20]
 
 
 def test_flickering_around_a_threshold_is_one_warning():
@@ -106,7 +123,7 @@ def levels(p2: float, p5: float, lines: int = 30, seed: int = 0) -> list[dict]:
 def test_a_dead_level_is_one_at_chance_while_others_learn():
     (alarm,) = feed(Watch(PretrainWatchSettings()), levels(1 / 96, 0.7))
     assert alarm.kind == "dead_level" and "level p2 learns nothing" in alarm.text
-    assert "chance 1.0%, p5 reaches 70" in alarm.text and "--method.scales" in alarm.text
+    assert "chance 1.0%, p5 reaches 70" in alarm.text and "its share of the loss" in alarm.text
     assert feed(Watch(PretrainWatchSettings()), levels(0.1, 0.7)) == [], "slow is not dead"
     nothing_learnt = [{**line, "accuracy/p3": 0.011} for line in levels(1 / 96, 0.02)]
     assert feed(Watch(PretrainWatchSettings()), nothing_learnt) == [], "at the start no level has learnt"
@@ -143,7 +160,7 @@ def test_long_lines_are_judged_too():
 
 def test_gpu_memory():
     (alarm,) = feed(Watch(WatchSettings()), [{"gpu_memory": 0.5}, {"gpu_memory": 0.97}, {"gpu_memory": 0.97}])
-    assert alarm.kind == "gpu_memory" and "97% of the GPU's memory" in alarm.text and "--batch" in alarm.text
+    assert alarm.kind == "gpu_memory" and "97% of the GPU's memory" in alarm.text and "--loop.precision" in alarm.text
 
 
 BAD = {

@@ -15,7 +15,7 @@ from mcl.config.base import from_values
 from mcl.config.method import About
 from mcl.config.pretrain import PretrainSettings
 from mcl.engine.optim import build_optimizer, set_lr
-from mcl.engine.processes.distributed import mean_over_processes, process_count, rank
+from mcl.engine.processes.distributed import all_reduce_mean, process_count, rank
 from mcl.engine.processes.gradients import GradientAverage
 from mcl.errors import RunFailed
 from mcl.methods.base import split_batch
@@ -110,7 +110,7 @@ def half_or_whole(name: str, parts: str | None) -> dict[str, float]:
     for step in range(2):
         numbers = update(method, batch, step, optimizer, None, average, 2 // process_count())
         method.after_update(step, 2)
-        found |= {f"loss {step}": float(mean_over_processes(numbers["loss"])), f"norm {step}": float(numbers["gradient_norm"])}
+        found |= {f"loss {step}": float(all_reduce_mean(numbers["loss"])), f"norm {step}": float(numbers["gradient_norm"])}
     return found
 
 

@@ -23,6 +23,7 @@ def test_a_provoked_collapse_is_said_once_and_can_be_found(tmp_path, capsys):
     said = [line for line in capsys.readouterr().out.splitlines() if "collapsed" in line]
     (warning,) = (w for w in summary["warnings"] if w["kind"] == "collapse_rank")
     assert said == [f"warning, step {warning['step']}: {warning['text']}"] and "directions" in warning["text"]
+    assert "--method.temperature" in warning["text"], "the method's advice"
     assert json.loads((run / "summary.json").read_text())["warnings"] == summary["warnings"]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     at_step = {row["step"]: row for row in rows}[warning["step"]]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from mcl.bench.stopwatch import Stopwatch
 from mcl.bench.tables import Table
+from mcl.engine.observer import CHECKPOINT, DATA, LOGGING, LOOP, STEP
 from mcl.errors import RunFailed
 
-STEP, DATA, LOGGING, CHECKPOINT, LOOP, OTHER = (
-    "model's step", "data wait", "logging", "checkpoint", "whole loop", "other Python",
-)  # fmt: skip
+OTHER = "other Python"
 COLUMNS = {
     "what": ("part of the loop", "{}"), "seconds": ("time", "{:.3f} s"), "share": ("share", "{:.2%}"),
     "each": ("each", "{:.5f} s"), "times": ("times", "{:.1f}"),
 }  # fmt: skip
 
 
-def loop_shares(watch: Stopwatch, skip: int, checkpoint_every: int) -> dict[str, dict[str, float]]:
+def loop_shares(stopwatch: Stopwatch, skip: int, checkpoint_every: int) -> dict[str, dict[str, float]]:
     """Seconds, share and count of each part, from the end of step ``skip`` to the end of the loop.
 
     A short run writes its last checkpoint after few steps; here checkpoints count as often as a long run
@@ -24,11 +23,11 @@ def loop_shares(watch: Stopwatch, skip: int, checkpoint_every: int) -> dict[str,
     Raises:
         RunFailed: no steps after the skipped ones.
     """
-    steps = watch.of(STEP)
+    steps = stopwatch.of(STEP)
     if len(steps) <= skip:
         raise RunFailed(f"{len(steps)} steps were done, of which {skip} are skipped: give more --steps")
-    start, end = steps[skip - 1].end, watch.of(LOOP)[-1].end
-    inside = {label: watch.of(label, start, end) for label in (STEP, DATA, LOGGING, CHECKPOINT)}
+    start, end = steps[skip - 1].end, stopwatch.of(LOOP)[-1].end
+    inside = {label: stopwatch.of(label, start, end) for label in (STEP, DATA, LOGGING, CHECKPOINT)}
     seconds = {label: sum(event.seconds for event in events) for label, events in inside.items()}
     times = {label: float(len(events)) for label, events in inside.items()}
     seconds[OTHER], times[OTHER] = end - start - sum(seconds.values()), times[STEP]

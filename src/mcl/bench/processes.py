@@ -8,27 +8,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from torch.profiler import ProfilerActivity, profile, record_function
 
-from mcl.bench.measure import waiter
-from mcl.bench.step import TrainingStep
-from mcl.bench.stopwatch import Event, Stopwatch
+from mcl.bench.exchanges import exchange_shares
+from mcl.bench.measure import in_turn, waiter
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchScaleSettings
 from mcl.engine.machine.allocator import freed_memory_kept
 from mcl.engine.machine.device import device_type, prepare_device
-from mcl.engine.processes.distributed import is_main, mean_over_processes, per_process, process_count
+from mcl.engine.processes.distributed import all_reduce_mean, is_main, per_process, process_count
 from mcl.engine.processes.gradients import GradientAverage
 from mcl.engine.processes.job import joined
 from mcl.errors import RunFailed
+from mcl.methods.step import TrainingStep
 from mcl.nn.sync_norm import synchronise_norms
 
-STEP, BACKWARD, EXCHANGE = "step", "backward", "exchange"
+STEP = "training step"
 COLUMNS = {
     "processes": ("processes", "{}"), "share": ("images each", "{}"), "threads": ("threads each", "{}"),
     "step": ("step", "{:.1f} ms"), "images_per_second": ("images/s", "{:.1f}"), "exchange": ("in exchanges", "{:.0%}"),
@@ -51,7 +50,7 @@ def measured_table(settings: BenchScaleSettings) -> Table:
         COLUMNS, rows,
         [
             f"medians of {settings.measure_steps} steps on random tiles; BatchNorm statistics: {norms}; in exchanges: share of "
-            "the step in which rank 0 sends, receives or waits for the others"
+            "the step in which rank 0 sends, receives or waits for the others and computes nothing"
         ],
     )  # fmt: skip
 
@@ -84,28 +83,10 @@ def measure_rank(settings: BenchScaleSettings) -> dict[str, Any]:
     if settings.loop.sync_bn and process_count() > 1:
         synchronise_norms(step.method, device.type)
     step.average = GradientAverage(step.method.trained.parameters())
-    watch = Stopwatch(
-        [
-            (TrainingStep, "__call__", STEP),
-            (dist, "all_reduce", EXCHANGE),
-            (dist, "all_gather", EXCHANGE),
-            (torch.Tensor, "backward", BACKWARD),
-        ],
-        waiter(device),
-    )
-    filled = _times_of_gradients(step.method.trained)
-    with watch, freed_memory_kept(settings.loop.keep_memory):
-        for _ in range(1 + settings.measure_steps):  # the first one gets memory
-            step()
-    if process_count() > 1:
-        _add_waits_for_gradients(watch, filled)
-    shares, calls, seconds = [], [], []
-    for timed in watch.of(STEP)[1:]:
-        inside = [e for e in watch.of(EXCHANGE) if timed.start <= e.start and e.end <= timed.end]
-        seconds.append(timed.end - timed.start)
-        shares.append(sum(e.end - e.start for e in inside) / seconds[-1])
-        calls.append(len(inside))
-    median = float(mean_over_processes(torch.tensor(statistics.median(seconds), dtype=torch.float64)))
+    with freed_memory_kept(settings.loop.keep_memory):
+        timing = in_turn({STEP: step}, settings.measure_steps, wait=waiter(device))[STEP]
+        shares, calls = zip(*_profiled(step, settings.measure_steps, device), strict=True)
+    median = float(all_reduce_mean(torch.tensor(timing.median, dtype=torch.float64)))
     return {
         "processes": process_count(), "share": share, "threads": settings.loop.threads, "step": 1e3 * median,
         "images_per_second": settings.batch / median, "exchange": statistics.median(shares),
@@ -113,20 +94,16 @@ def measure_rank(settings: BenchScaleSettings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _times_of_gradients(module: torch.nn.Module) -> list[float]:
-    """Filled with the moment of every gradient that a backward makes."""
-    times: list[float] = []
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(lambda _: times.append(time.perf_counter()))
-    return times
-
-
-def _add_waits_for_gradients(watch: Stopwatch, filled: list[float]) -> None:
-    """DDP waits inside backward: from the last gradient to the end."""
-    for event in watch.of(BACKWARD):
-        last = max((moment for moment in filled if event.start <= moment <= event.end), default=event.end)
-        watch.events.append(Event(EXCHANGE, last, event.end))
+def _profiled(step: TrainingStep, count: int, device: torch.device) -> list[tuple[float, int]]:
+    """(share of time in exchanges, exchanges) of so many steps, which are none of those that are timed."""
+    kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    wait = waiter(device)
+    with profile(activities=kinds) as profiler:
+        for _ in range(count):
+            with record_function(STEP):
+                step()
+                wait()
+    return exchange_shares(profiler.events(), STEP)
 
 
 def main(request: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mcl.engine.processes.distributed import from_main
+from mcl.engine.processes.distributed import broadcast_object
 from mcl.errors import UserError
 
 PATTERN = "features*.bin"
@@ -53,7 +53,7 @@ def fresh_names(folder: Path, processes: int) -> list[Path]:
             old.unlink(missing_ok=True)
         return secrets.token_hex(4)
 
-    token = from_main(begin)
+    token = broadcast_object(begin)
     return [folder / f"features.{token}.{process}.bin" for process in range(processes)]
 
 

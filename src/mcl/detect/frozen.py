@@ -20,7 +20,7 @@ from mcl.data.loading.workers import prepare_worker
 from mcl.detect.detector import head_convs
 from mcl.detect.feature_rows import Deal, RowsInFile, RowsInMemory, fresh_names, map_rows
 from mcl.detect.forward import canvas_of, to_canvas
-from mcl.engine.processes.distributed import process_count, rank, share_objects, wait_for_all
+from mcl.engine.processes.distributed import all_gather_objects, barrier, process_count, rank
 
 
 def freeze(detector: FasterRCNN, what: str) -> list[nn.Module]:
@@ -77,7 +77,7 @@ class FeatureStore:
         self.shapes, self.canvas_size = {}, (0, 0)
         written = self._compute(detector, dataset, limit_gb, workers, tick)
         # A process without images of its own learns the shapes here; and all files are complete.
-        shared = share_objects((self.shapes, self.canvas_size))
+        shared = all_gather_objects((self.shapes, self.canvas_size))
         self.shapes, self.canvas_size = next(shapes for shapes in shared if shapes[0])
         self.parts = [written.array] if isinstance(written, RowsInMemory) else self._map()
 
@@ -96,7 +96,7 @@ class FeatureStore:
     def close(self) -> None:
         """Give memory and files back; every process must."""
         self.parts = []
-        wait_for_all()
+        barrier()
         self.names[rank()].unlink(missing_ok=True)
 
     def _compute(

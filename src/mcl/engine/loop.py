@@ -6,29 +6,30 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
 
 from mcl.config.optim import LoopSettings
 from mcl.config.watch import WatchSettings
-from mcl.data.loading.workers import WorkerDied
 from mcl.engine.checkpoint import CheckpointFailed, first_not_finite, save_checkpoint, take_back
 from mcl.engine.logging import Display, Metrics, describe, duration, end_time
 from mcl.engine.machine.memory import peak_bytes, usable_cores
+from mcl.engine.observer import CHECKPOINT, DATA, LOGGING, LOOP, STEP, Nobody, Observer
 from mcl.engine.processes.distributed import (
     Agreement,
+    barrier,
     is_main,
     process_count,
     rank,
-    same_everywhere,
-    wait_for_all,
+    require_same,
 )
 from mcl.engine.run_folder import RunFolder
 from mcl.engine.tally import Tally
 from mcl.engine.trainable import LoopSummary, Trainable
 from mcl.engine.watch import Watch
-from mcl.errors import Interrupted, RunFailed
+from mcl.errors import Interrupted, RunFailed, WorkerDied
 from mcl.randomness import STREAM_STEP, seed_for
 from mcl.signals import Caught, StopWaiting, catch_signals
 
@@ -47,6 +48,8 @@ def run_loop(
     resume: bool,
     title: str,
     seed: int = 0,
+    advice: Mapping[str, str] | None = None,
+    observe: Observer | None = None,
 ) -> LoopSummary:
     """Train from the start, or from the folder's checkpoint, to ``total_steps``.
 
@@ -59,6 +62,8 @@ def run_loop(
         title: shown before the progress bar.
         seed: torch's global generator is set from (seed, step) before each step, so a step draws the same
             numbers whether or not the run was interrupted before it.
+        advice: kind of warning -> what to try, where the caller knows better than ``mcl.engine.watch``.
+        observe: told when the parts of the loop begin and end.
 
     Raises:
         UserError: the checkpoint is damaged, or of another network.
@@ -68,28 +73,38 @@ def run_loop(
     start_step, before = 0, {"seconds": 0.0, "waited": 0.0}
     if resume:
         start_step, before = take_back(trainable, folder.checkpoint, total_steps)
-        same_everywhere(start_step, f"the step of {folder.checkpoint}")
-    runner = _Runner(
-        trainable, folder, settings, watch, total_steps, images_per_step, title, start_step, before, seed
-    )
-    return runner.run(batches)
+        require_same(start_step, f"the step of {folder.checkpoint}")
+    observer = observe or Nobody()
+    watchdogs = Watch(watch, settings.workers, usable_cores(), advice or {})
+    with observer.span(LOOP):
+        return _Runner(
+            trainable, folder, settings, watchdogs, observer, total_steps=total_steps,
+            images_per_step=images_per_step, title=title, seed=seed, start_step=start_step, before=before,
+        ).run(batches)  # fmt: skip
 
 
+@dataclass
 class _Runner:
     """State of one call of ``run_loop``."""
 
-    def __init__(
-        self, trainable, folder, settings, watch, total_steps, images_per_step, title, start_step, before, seed
-    ):
-        self.trainable, self.folder, self.settings = trainable, folder, settings
-        self.total_steps, self.images_per_step, self.seed = total_steps, images_per_step, seed
-        self.title, self.start_step, self.before = title, start_step, before
-        self.config = folder.config
+    trainable: Trainable
+    folder: RunFolder
+    settings: LoopSettings
+    watchdogs: Watch
+    observer: Observer
+    total_steps: int
+    images_per_step: int
+    title: str
+    seed: int
+    start_step: int
+    before: Mapping[str, float]  # what the steps before ``start_step`` cost
+
+    def __post_init__(self) -> None:
+        self.config = self.folder.config
         self.started = time.perf_counter()
         self.waited = 0.0
-        self.saved_step = start_step if start_step else None
-        self.tally = Tally(images_per_step, self.started)
-        self.watch = Watch(watch, settings.workers, usable_cores())
+        self.saved_step = self.start_step or None
+        self.tally = Tally(self.images_per_step, self.started)
         self.stop = Agreement()
 
     def run(self, batches: Callable[[int], Iterator[Any]]) -> LoopSummary:
@@ -103,7 +118,8 @@ class _Runner:
                     batch = self._next(stream, caught, step)
                     self.stop.give(caught.number or 0)
                     self._step(batch, step)
-                    self._report(display, metrics, step + 1)
+                    with self.observer.span(LOGGING):
+                        self._report(display, metrics, step + 1)
                     if number := self.stop.largest(caught.number or 0):
                         self._stop(number, step + 1)
                     if (step + 1) % self.settings.checkpoint_every == 0 or step + 1 == self.total_steps:
@@ -118,7 +134,7 @@ class _Runner:
         """The next batch; between two steps the state is whole, so whatever ends the run here costs no work."""
         asked = time.perf_counter()
         try:
-            with caught.while_waiting():
+            with self.observer.span(DATA), caught.while_waiting():
                 batch = next(stream)
         except StopWaiting:
             self._stop(caught.number, done)
@@ -135,7 +151,8 @@ class _Runner:
     def _step(self, batch: Any, step: int) -> None:
         own = (rank(),) if rank() else ()  # processes draw different numbers, rank 0 those of a single process
         torch.manual_seed(seed_for(STREAM_STEP, self.seed, step, *own))
-        values = self.trainable.train_step(batch, step)
+        with self.observer.span(STEP):
+            values = self.trainable.train_step(batch, step)
         self.tally.add(values)
         if torch.is_tensor(values["loss"]) and not values["loss"].is_cuda:
             # On a GPU this would wait for the device in every step: there it is checked when numbers are logged.
@@ -155,7 +172,7 @@ class _Runner:
             return
         values, each = self.tally.take(self.waited)
         self._check_finite(values["loss"], values, done)
-        alarms = self.watch.see(done, values, each)
+        alarms = self.watchdogs.see(done, values, each)
         if metrics:
             metrics.write(done, values, {alarm.kind: alarm.text for alarm in alarms})
         display.log(done, describe(values, (self.total_steps - done) * self.seconds / ran))
@@ -180,8 +197,11 @@ class _Runner:
 
     def _save(self, done: int, display: Display | None = None) -> None:
         """Write a checkpoint; with a ``display`` and ``loop.on_checkpoint_error continue``, a failure is only said."""
-        if self.saved_step == done:
-            return
+        if self.saved_step != done:
+            with self.observer.span(CHECKPOINT):
+                self._write(done, display)
+
+    def _write(self, done: int, display: Display | None) -> None:
         cost = {
             "seconds": self.seconds + self.before["seconds"],
             "waited": self.waited + self.before["waited"],
@@ -204,7 +224,7 @@ class _Runner:
     def _stop(self, signal_number: int, done: int) -> NoReturn:
         if done:
             self._save(done)
-        wait_for_all()  # a launcher may kill the others as soon as one has left
+        barrier()  # a launcher may kill the others as soon as one has left
         name = signal.Signals(signal_number).name
         how = "continue with --resume" if done else "before the first one, so there is nothing to resume"
         raise Interrupted(f"stopped by {name} at step {done}; {how}", signal_number)

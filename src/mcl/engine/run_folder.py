@@ -13,7 +13,7 @@ from typing import Any
 
 from mcl.engine.lock import NAME as LOCK
 from mcl.engine.lock import FolderLock
-from mcl.engine.processes.distributed import is_main, wait_for_all
+from mcl.engine.processes.distributed import barrier, is_main
 from mcl.errors import UserError
 
 CONFIG = "config.yaml"
@@ -141,5 +141,5 @@ class UnwrittenFolder(RunFolder):
 def open_run_folder(path: Path | str, resume: bool = False, overwrite: bool = False) -> RunFolder:
     """``RunFolder.open`` on rank 0; the other processes get the folder when that is done."""
     folder = RunFolder.open(path, resume, overwrite) if is_main() else UnwrittenFolder(Path(path))
-    wait_for_all()
+    barrier()
     return folder

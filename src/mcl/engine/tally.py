@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mcl.engine.machine.memory import gpu_share
-from mcl.engine.processes.distributed import mean_over_processes
+from mcl.engine.processes.distributed import all_reduce_mean
 
 WATCHED = ("loss", "gradient_norm")  # of these, every step's value is handed on
 
@@ -51,6 +51,6 @@ class Tally:
         values["data_wait"] = (waited - waited_before) / (now - started)
         if (share := gpu_share()) is not None:
             values["gpu_memory"] = share
-        joint = mean_over_processes(torch.tensor(list(values.values()), dtype=torch.float64))
+        joint = all_reduce_mean(torch.tensor(list(values.values()), dtype=torch.float64))
         self._pending, self._since = [], (now, waited)
         return dict(zip(values, joint.tolist(), strict=True)), each

@@ -18,6 +18,16 @@ LEAST_LINES = 3
 LEAST_DEVIATION = 0.02  # of the median: a loss that hardly moves must not make a tremor a spike
 NORMAL = 1.4826  # median absolute deviation -> standard deviation, for a normal distribution
 LEARNING = 0.2  # a level learns when it is this far from chance to perfect
+#: what to try, by kind of warning, if the caller has no better advice; the other kinds compute theirs
+ADVICE = {
+    "collapse_spread": "try a lower --optim.lr or more --schedule.warmup_steps",
+    "collapse_rank": "try a lower --optim.lr or more --schedule.warmup_steps",
+    "loss_spike": "if it stays up, go back to a checkpoint with a lower --optim.lr, more --schedule.warmup_steps or a "
+    "lower --optim.clip_norm",
+    "gradient_growth": "try a lower --optim.lr or more --schedule.warmup_steps",
+    "dead_level": "its share of the loss may be too small, or what it sees shows too little",
+    "gpu_memory": "try --loop.precision bf16",
+}
 
 
 @dataclass(frozen=True)
@@ -45,11 +55,13 @@ class Watch:
         settings: thresholds. Those that a command does not have (``collapse_spread``) are off.
         workers: loader processes, for the advice on data.
         cores: CPU cores that the run may use, for the same.
+        advice: kind -> what to try; over ``ADVICE``.
     """
 
     settings: WatchSettings
     workers: int = 0
     cores: int = 1
+    advice: Mapping[str, str] = field(default_factory=dict)
     _steps: dict[str, deque[float]] = field(default_factory=dict)
     _lines: deque[tuple[int, Mapping[str, float]]] = field(default_factory=deque)
     _lowest_norm: float = float("inf")
@@ -91,8 +103,8 @@ class Watch:
         if limit is None or name not in values or values[name] >= limit:
             return None
         return (
-            f"the embeddings have collapsed ({figure.format(values[name])}): images get nearly the same one; try a "
-            "lower --optim.lr, more --schedule.warmup_steps or a lower --method.temperature"
+            f"the embeddings have collapsed ({figure.format(values[name])}): images get nearly the same one; "
+            f"{self._advice(f'collapse_{name}')}"
         )
 
     def _loss_spike(self, step: int, losses: Sequence[float]) -> str | None:
@@ -107,8 +119,7 @@ class Watch:
         at = step - len(losses) + 1 + list(losses).index(highest)
         return (
             f"the loss jumped to {highest:.3g} at step {at} (median of the {len(usual)} steps before: {middle:.3g}); "
-            "if it stays up, go back to a checkpoint with a lower --optim.lr, more --schedule.warmup_steps or a "
-            "lower --optim.clip_norm"
+            f"{self._advice('loss_spike')}"
         )
 
     def _gradient_spike(self, step: int, norms: Sequence[float]) -> str | None:
@@ -134,7 +145,7 @@ class Watch:
             return None
         return (
             f"the gradient norm has grown to {middle:.3g}, {_times(middle, self._lowest_norm)} its lowest running "
-            "median: training is about to diverge; try a lower --optim.lr or more --schedule.warmup_steps"
+            f"median: training is about to diverge; {self._advice('gradient_growth')}"
         )
 
     def _dead_level(self) -> str | None:
@@ -156,8 +167,7 @@ class Watch:
         reached = ", ".join(f"{levels[level]:.1%}" for level in dead)
         return (
             f"level {' and '.join(dead)} learns nothing (accuracy {reached}, chance {chance:.1%}, {best} reaches "
-            f"{levels[best]:.1%}): its tiles may be too small to show anything; try a larger --image_size, more "
-            "weight in --method.level_weights, or --method.scales without its scale"
+            f"{levels[best]:.1%}): {self._advice('dead_level')}"
         )
 
     def _data_wait(self) -> str | None:
@@ -179,7 +189,7 @@ class Watch:
             return None
         return (
             f"{values['gpu_memory']:.0%} of the GPU's memory is taken: a larger batch of pictures or another process "
-            "can end the run; try a smaller --batch or --loop.precision bf16"
+            f"can end the run; {self._advice('gpu_memory')}"
         )
 
     def _remember_line(self, step: int, values: Mapping[str, float], steps: int) -> None:
@@ -199,6 +209,9 @@ class Watch:
 
     def _usual(self, name: str) -> deque[float]:
         return self._steps.setdefault(name, deque(maxlen=self.settings.window))
+
+    def _advice(self, kind: str) -> str:
+        return {**ADVICE, **self.advice}[kind]
 
     def _limit(self, name: str) -> float | None:
         return getattr(self.settings, name, None)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mcl.engine.processes.distributed import gather_rows
+from mcl.engine.processes.distributed import all_gather_rows
 
 
 class KeyQueue(nn.Module):
@@ -25,7 +25,7 @@ class KeyQueue(nn.Module):
     @torch.no_grad()
     def put(self, keys: Tensor) -> None:
         """Take in (n, width) keys of this process and of all others, in order of rank, over the oldest ones."""
-        everyone = gather_rows(keys).flatten(0, 1)[-len(self.keys) :].to(self.keys.dtype)
+        everyone = all_gather_rows(keys).flatten(0, 1)[-len(self.keys) :].to(self.keys.dtype)
         places = (self.position + torch.arange(len(everyone), device=everyone.device)) % len(self.keys)
         self.keys[places] = everyone
         self.position.copy_((self.position + len(everyone)) % len(self.keys))

@@ -9,7 +9,7 @@ from typing import Any
 from mcl.bench.compare import compare_steps
 from mcl.bench.loading import decode_rows, decode_table, loader_rows, loader_table, size_of
 from mcl.bench.measure import waiter
-from mcl.bench.overhead import CHECKPOINT, DATA, LOGGING, LOOP, STEP, loop_shares, loop_table
+from mcl.bench.overhead import loop_shares, loop_table
 from mcl.bench.pictures import write_pictures
 from mcl.bench.processes import measured_table
 from mcl.bench.scale import scale_table
@@ -18,13 +18,12 @@ from mcl.bench.tables import publish
 from mcl.config.bench import BenchDataSettings, BenchLoopSettings, BenchScaleSettings, BenchStepSettings
 from mcl.config.optim import ScheduleSettings
 from mcl.data.sources.find import find_images
-from mcl.engine import loop
 from mcl.engine.logging import console
 from mcl.engine.machine.allocator import freed_memory_kept
 from mcl.engine.machine.device import prepare_device
 from mcl.engine.machine.precision import with_format
 from mcl.methods.step import try_recipe
-from mcl.run import pretrain
+from mcl.run.pretrain import pretrain
 
 HALF_MEGAPIXEL = 500_000
 
@@ -59,16 +58,7 @@ def bench_data(settings: BenchDataSettings) -> dict[str, Any]:
 
 def bench_loop(settings: BenchLoopSettings) -> dict[str, Any]:
     """Pre-train for a few steps as ``mcl pretrain`` does and tell where the time went; returns what ``--json`` holds."""
-    watch = Stopwatch(
-        [
-            (pretrain.Pretraining, "train_step", STEP),
-            (pretrain, "step_batches", DATA),
-            (loop._Runner, "_report", LOGGING),
-            (loop._Runner, "_save", CHECKPOINT),
-            (loop._Runner, "run", LOOP),
-        ],
-        waiter(prepare_device(settings.loop)),
-    )
+    stopwatch = Stopwatch(waiter(prepare_device(settings.loop)))
     with tempfile.TemporaryDirectory(prefix="mcl-bench-") as folder:
         data = settings.data
         if data is None:
@@ -77,9 +67,8 @@ def bench_loop(settings: BenchLoopSettings) -> dict[str, Any]:
         schedule = ScheduleSettings(
             **{**settings.schedule.model_dump(), "epochs": None, "steps": settings.steps}
         )
-        with watch:
-            pretrain.pretrain(settings.pretrain(data, Path(folder) / "run", schedule=schedule))
-    shares = loop_shares(watch, settings.skip, settings.loop.checkpoint_every)
+        pretrain(settings.pretrain(data, Path(folder) / "run", schedule=schedule), observe=stopwatch)
+    shares = loop_shares(stopwatch, settings.skip, settings.loop.checkpoint_every)
     title = (
         f"Loop: {settings.steps - settings.skip} steps of {settings.batch} images, {settings.model.backbone}, "
         f"{settings.image_size} px, {settings.loop.workers} worker(s)"

@@ -25,12 +25,12 @@ from mcl.engine.machine.device import device_type, prepare_device
 from mcl.engine.machine.precision import Format, with_format
 from mcl.engine.optim import Schedule, resolve_length
 from mcl.engine.processes.distributed import (
+    broadcast_module,
     is_main,
     main_first,
     per_process,
     process_count,
     rank,
-    take_from_main,
 )
 from mcl.engine.processes.job import joined
 from mcl.engine.run_folder import RunFolder, open_run_folder
@@ -100,7 +100,7 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
     start_or_resume(folder, settings, MAY_DIFFER, TITLE)
     _announce(notes, plan, report)
     settings = _settle(settings, plan, detector, train, folder, device)
-    take_from_main(detector.to(device))
+    broadcast_module(detector.to(device))
     if settings.loop.sync_bn and process_count() > 1:
         synchronise_norms(detector, device.type)
     training, cost = _train(settings, plan, detector, train, folder, device)
@@ -112,7 +112,7 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
         save_detector(
             folder.path / FILE_NAME, detector, plan, {"trunk": settings.trunk, "parts": settings.parts}
         )
-    take_from_main(detector)  # without loop.sync_bn every process has measured its own BatchNorm statistics
+    broadcast_module(detector)  # without loop.sync_bn every process has measured its own BatchNorm statistics
     numbers = measure(
         detector, plan, val, folder, settings.test_batch, settings.loop.workers, device, settings.max_pixels
     )
@@ -199,6 +199,7 @@ def _train(
     summary = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
         settings=settings.loop, watch=settings.watch, resume=settings.resume, title=TITLE, seed=settings.seed,
+        advice={"gpu_memory": "try a smaller --batch or --loop.precision bf16"},
     )  # fmt: skip
     return training, summary.as_dict()
 

@@ -25,10 +25,10 @@ def guarded(command: Command) -> Command:
     """
 
     @functools.wraps(command)
-    def guarded_command(settings: Any) -> Any:
+    def guarded_command(settings: Any, **options: Any) -> Any:
         before = held_locks()
         try:
-            return command(settings)
+            return command(settings, **options)
         except OSError as error:
             if error.errno not in REFUSALS:
                 raise

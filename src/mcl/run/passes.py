@@ -14,7 +14,7 @@ from mcl.detect.finetune import DetectorTraining
 from mcl.detect.frozen import FeatureStore, FrozenScenes
 from mcl.detect.saved import DetectorPlan
 from mcl.engine.logging import Display, console
-from mcl.engine.processes.distributed import process_count, rank, take_from_main
+from mcl.engine.processes.distributed import broadcast_module, process_count, rank
 from mcl.engine.run_folder import RunFolder
 from mcl.randomness import STREAM_DETECTION, seeded
 
@@ -42,7 +42,7 @@ def encode_once(
             f"BatchNorm statistics of {layers} layers measured on the training scenes before freezing"
         )
         # Without loop.sync_bn every process measured its own, and features must come from one trunk.
-        take_from_main(training.detector)
+        broadcast_module(training.detector)
     training.detector.eval()
     with Display("features", len(dataset), 0) as display:
         return FeatureStore(

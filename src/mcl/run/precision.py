@@ -12,7 +12,7 @@ from mcl.config.base import Command, dump
 from mcl.engine.logging import console
 from mcl.engine.machine.memory import reset_peak
 from mcl.engine.machine.precision import Format, formats_for, try_formats, with_format
-from mcl.engine.processes.distributed import mean_over_processes
+from mcl.engine.processes.distributed import all_reduce_mean
 from mcl.engine.run_folder import CONFIG, RunFolder
 
 S = TypeVar("S", bound=Command)
@@ -57,4 +57,4 @@ def settle_precision(
 
 def _mean(number: float) -> float:
     """Of all processes: they must try, and choose, the same."""
-    return float(mean_over_processes(torch.tensor(number, dtype=torch.float64)))
+    return float(all_reduce_mean(torch.tensor(number, dtype=torch.float64)))

@@ -16,6 +16,7 @@ from mcl.engine.logging import console, duration, warnings_of
 from mcl.engine.loop import run_loop
 from mcl.engine.machine.allocator import freed_memory_kept
 from mcl.engine.machine.device import device_type, prepare_device
+from mcl.engine.observer import Observer
 from mcl.engine.optim import (
     Schedule,
     build_optimizer,
@@ -24,14 +25,14 @@ from mcl.engine.optim import (
     set_lr,
 )
 from mcl.engine.processes.distributed import (
-    from_main,
+    broadcast_module,
+    broadcast_object,
     is_main,
     main_first,
     per_process,
     process_count,
     rank,
-    same_everywhere,
-    take_from_main,
+    require_same,
 )
 from mcl.engine.processes.gradients import GradientAverage
 from mcl.engine.processes.job import joined
@@ -52,26 +53,35 @@ from mcl.run.skipped import Skipped
 TITLE = "pretrain"
 # What may change between the parts of a resumed run: it moves or paces things, and trains the same.
 MAY_DIFFER = ("out", "data", "data_root", "data_cache", "recipe", "loop", "watch")
+COLLAPSE = "try a lower --optim.lr, more --schedule.warmup_steps or a lower --method.temperature"
+ADVICE = {  # what to try when a watchdog warns
+    "collapse_spread": COLLAPSE, "collapse_rank": COLLAPSE, "gpu_memory": "try a smaller --batch or --loop.precision bf16",
+    "dead_level": "its tiles may be too small to show anything; try a larger --image_size, more weight in "
+    "--method.level_weights, or --method.scales without its scale",
+}  # fmt: skip
 
 
 @guarded
-def pretrain(settings: PretrainSettings) -> dict[str, Any]:
+def pretrain(settings: PretrainSettings, observe: Observer | None = None) -> dict[str, Any]:
     """Pre-train a trunk and export it; returns what ``summary.json`` holds.
 
     Started by torchrun or srun, the processes share the work (docs/scale.md); rank 0 writes and prints.
+
+    Args:
+        observe: told when the parts of the loop begin and end.
 
     Raises:
         UserError: bad settings or data; nothing has been written then.
         RunFailed, Interrupted: see ``run_loop``.
     """
     with joined(device_type(settings.loop)), freed_memory_kept(settings.loop.keep_memory):
-        return _pretrain(settings)
+        return _pretrain(settings, observe)
 
 
-def _pretrain(settings: PretrainSettings) -> dict[str, Any]:
+def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str, Any]:
     share = _share_of_batch(settings)
     paths = _find(settings)
-    unreadable = from_main(
+    unreadable = broadcast_object(
         lambda: check_readable(paths, settings.max_unreadable, settings.seed, max_pixels=settings.max_pixels)
     )
     device = prepare_device(settings.loop)
@@ -103,6 +113,7 @@ def _pretrain(settings: PretrainSettings) -> dict[str, Any]:
     cost = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
         settings=settings.loop, watch=settings.watch, resume=settings.resume, title=TITLE, seed=settings.seed,
+        advice=ADVICE, observe=observe,
     )  # fmt: skip
     summary = {
         "images": len(paths),
@@ -183,7 +194,7 @@ def _find(settings: PretrainSettings) -> Sequence[Picture]:
             say=lambda line: console.print(line, markup=False),
         )
     )  # fmt: skip
-    same_everywhere(len(paths), f"the number of images in {settings.data}")
+    require_same(len(paths), f"the number of images in {settings.data}")
     return paths
 
 
@@ -211,7 +222,7 @@ def _share_of_batch(settings: PretrainSettings) -> int:
 def _made_ready(method: Method, settings: PretrainSettings, device: torch.device) -> Method:
     """On its device, in its number format, alike on all processes, with joint norms and compiled if that is asked for."""
     method = compute_in(method, settings.loop).to(device)
-    take_from_main(method)
+    broadcast_module(method)
     if settings.loop.sync_bn and process_count() > 1:
         synchronise_norms(method, device.type)
     if settings.loop.compile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mcl.engine.logging import console
-from mcl.engine.processes.distributed import process_count, share_objects
+from mcl.engine.processes.distributed import all_gather_objects, process_count
 from mcl.engine.run_folder import RunFolder
 from mcl.errors import RunFailed
 
@@ -29,7 +29,7 @@ class Skipped:
 
     def share(self) -> None:
         """Take over what the other processes have skipped; raises as ``add``. Every process must call it."""
-        for others in share_objects(self._fresh):
+        for others in all_gather_objects(self._fresh):
             self._fresh |= others
         self._count()
 

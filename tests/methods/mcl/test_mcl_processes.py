@@ -9,7 +9,7 @@ from levels import levels_of, random_batch
 from mcl.config.optim import OptimSettings
 from mcl.config.pretrain import ModelSettings
 from mcl.engine.optim import apply_gradients, build_optimizer, set_lr
-from mcl.engine.processes.distributed import mean_over_processes, rank
+from mcl.engine.processes.distributed import all_reduce_mean, rank
 from mcl.engine.processes.gradients import GradientAverage
 from mcl.methods.mcl.loss import total_loss
 from mcl.methods.mcl.method import Mcl
@@ -78,10 +78,10 @@ def train(case: str, together: bool) -> dict[str, torch.Tensor]:
         own = half(method, step, rank()) if together else joint(method, step)
         levels, health = levels_of(method, own.canvases, own.shuffles)
         loss = total_loss(list(levels.values()))
-        found[f"loss {step}"] = mean_over_processes(loss.detach())
+        found[f"loss {step}"] = all_reduce_mean(loss.detach())
         found[f"spread {step}"] = health["spread"]
         for (view, scale), level in levels.items():
-            found[f"loss {step} {view} {scale}"] = mean_over_processes(level.loss.detach())
+            found[f"loss {step} {view} {scale}"] = all_reduce_mean(level.loss.detach())
         grads = copies_of_gradients(optimizer, method)
         found[f"norm {step}"] = apply_gradients(loss, optimizer, optim.clip_norm, average)
         method.after_update(step, 3)

@@ -13,14 +13,10 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from mcl.errors import RunFailed
+from mcl.errors import WorkerDied
 from mcl.signals import STOPPING
 
 HINTS = {"SIGKILL": " (out of memory?)", "SIGBUS": " (too little shared memory, /dev/shm?)"}
-
-
-class WorkerDied(RunFailed):
-    """A loader process ended before its work was done."""
 
 
 def prepare_worker(_worker: int) -> None:

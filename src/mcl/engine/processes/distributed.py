@@ -48,7 +48,7 @@ def per_process(batch: int, setting: str = "batch") -> int:
 
 
 @torch.no_grad()
-def gather_rows(rows: Tensor) -> Tensor:
+def all_gather_rows(rows: Tensor) -> Tensor:
     """(n, ...) of every process -> (processes, n, ...) on every process, without gradient; n is the same on all."""
     if process_count() == 1:
         return rows[None]
@@ -58,7 +58,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mean_over_processes(tensor: Tensor) -> Tensor:
+def all_reduce_mean(tensor: Tensor) -> Tensor:
     """The mean of every process's tensor, the same on all of them."""
     if process_count() == 1:
         return tensor
@@ -67,13 +67,13 @@ def mean_over_processes(tensor: Tensor) -> Tensor:
     return total / process_count()
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Returns when every process has come here."""
     if process_count() > 1:
         dist.all_reduce(torch.zeros(1))
 
 
-def from_main(make: Callable[[], T]) -> T:
+def broadcast_object(make: Callable[[], T]) -> T:
     """What ``make`` returns on rank 0, on every process (plain types; the others do not call it)."""
     if process_count() == 1:
         return make()
@@ -85,7 +85,7 @@ def from_main(make: Callable[[], T]) -> T:
 def main_first(make: Callable[[], T]) -> T:
     """What ``make`` returns, called on rank 0 before the others: they find what it downloaded or wrote."""
     made = make() if is_main() else None
-    wait_for_all()
+    barrier()
     return made if is_main() else make()
 
 
@@ -98,7 +98,7 @@ def gather_objects(value: T) -> list[T] | None:
     return values
 
 
-def share_objects(value: T) -> list[T]:
+def all_gather_objects(value: T) -> list[T]:
     """Every process's value on every process, in order of rank."""
     if process_count() == 1:
         return [value]
@@ -108,7 +108,7 @@ def share_objects(value: T) -> list[T]:
 
 
 @torch.no_grad()
-def take_from_main(module: nn.Module) -> None:
+def broadcast_module(module: nn.Module) -> None:
     """Give parameters and buffers the values of rank 0, so that all start alike whatever their machines computed."""
     if process_count() > 1:
         for tensor in module.state_dict().values():
@@ -142,13 +142,13 @@ class Agreement:
         return int(self._number)
 
 
-def same_everywhere(value: Sequence[Any] | int | str, what: str) -> None:
+def require_same(value: Sequence[Any] | int | str, what: str) -> None:
     """Check that all processes have the same plain value.
 
     Raises:
         UserError: naming the first process that differs from rank 0.
     """
-    values = share_objects(value)
+    values = all_gather_objects(value)
     for number, other in enumerate(values):
         if other != values[0]:
             raise UserError(

@@ -53,19 +53,19 @@ def joined(device_type: str) -> Iterator[None]:
     quiet, console.quiet = console.quiet, place.rank > 0
     if place.rank > 0:
         warnings.simplefilter("ignore")  # rank 0 shows the same
-    watch = _Watch(board)
-    watch.start()
+    listener = _FailureListener(board)
+    listener.start()
     try:
         yield
     except Interrupted as error:  # all stop at the same step
-        watch.stop()
+        listener.stop()
         if place.rank > 0:
             raise SystemExit(error.exit_code) from None
         raise
     except BaseException as error:
-        raise _told(error, place, board, watch) from None
+        raise _told(error, place, board, listener) from None
     else:
-        watch.stop()
+        listener.stop()
         dist.destroy_process_group()
     finally:
         console.quiet = quiet
@@ -146,17 +146,17 @@ class _Board:
                 time.sleep(0.1)
 
     def seen(self) -> None:
-        """This process has read who failed (its watch or, then or before, its main thread)."""
+        """This process has read who failed (its listener or, then or before, its main thread)."""
         if not self._has_seen:
             self._has_seen = True
             self._mine.add(SEEN, 1)
 
 
-class _Watch(threading.Thread):
+class _FailureListener(threading.Thread):
     """Ends this process when another one has failed."""
 
     def __init__(self, board: _Board) -> None:
-        super().__init__(daemon=True, name="mcl-watch")
+        super().__init__(daemon=True, name="mcl-listener")
         self.board, self._over = board, threading.Event()
 
     def stop(self) -> None:
@@ -193,11 +193,11 @@ def _start(place: Place, board: _Board, device_type: str) -> None:
         raise UserError(f"rank {place.rank} of {place.count} cannot start {backend}: {_short(error)}") from None
 
 
-def _told(error: BaseException, place: Place, board: _Board, watch: _Watch) -> BaseException:
+def _told(error: BaseException, place: Place, board: _Board, listener: _FailureListener) -> BaseException:
     """The error to raise if this process failed first; otherwise the process ends here, without a word."""
     code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
     broken = isinstance(error, RuntimeError) and _is_connection(error)
-    watch.stop()  # it would take this process's own claim for another's, if the main thread is slow to go on
+    listener.stop()  # it would take this process's own claim for another's, if the main thread is slow to go on
     try:
         first = None
         if broken:  # by a process whose message may be on its way

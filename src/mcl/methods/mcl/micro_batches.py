@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mcl.engine.processes.distributed import gather_rows, process_count
+from mcl.engine.processes.distributed import all_gather_rows, process_count
 from mcl.methods.mcl.montage import Shuffle
 
 
@@ -71,7 +71,7 @@ def gather_over_processes(targets: Mapping[int, Targets]) -> dict[int, Targets]:
     for view, scale in keys:
         embeddings, labels = targets[view].embeddings[scale], targets[view].labels[scale]
         tables.append(torch.cat([embeddings, labels[:, None].to(embeddings.dtype)], dim=1))
-    everyone = gather_rows(torch.cat(tables))  # (processes, tiles of all keys, E + 1)
+    everyone = all_gather_rows(torch.cat(tables))  # (processes, tiles of all keys, E + 1)
     tables_of_all = everyone.split([len(table) for table in tables], dim=1)
     joined = {key: piece.flatten(0, 1) for key, piece in zip(keys, tables_of_all, strict=True)}
     return {
