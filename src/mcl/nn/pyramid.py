@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-LEVELS = ("p2", "p3", "p4", "p5")
+from mcl.nn.parts import LEVELS as LEVELS
 
 
 def build_pyramid(channels: Sequence[int], out_channels: int, pool: bool = False) -> FeaturePyramidNetwork:
