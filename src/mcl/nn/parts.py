@@ -28,9 +28,7 @@ def pieces_of(parts: str) -> tuple[str, ...]:
     found: set[str] = set()
     for name in parts.split("+"):
         if name not in (*PIECES, PYRAMID):
-            raise UserError(
-                f"--parts: no {parts!r}{did_you_mean(parts, PARTS)}; there are: {', '.join(PARTS)}"
-            )
+            raise UserError(f"no parts {parts!r}{did_you_mean(parts, PARTS)}; there are: {', '.join(PARTS)}")
         found |= set(LEVELS) if name == PYRAMID else {name}
     return in_order(found)
 
@@ -41,6 +39,12 @@ def parts_of(pieces: Iterable[str]) -> str:
     whole = set(LEVELS) <= set(given)
     names = [PYRAMID if whole and piece in LEVELS else piece for piece in given]
     return "+".join(dict.fromkeys(names)) or "none"
+
+
+def least_parts(pieces: Iterable[str]) -> str:
+    """The least of ``PARTS`` that holds all these pieces."""
+    given = set(pieces)
+    return next(parts for parts in PARTS if given <= set(pieces_of(parts)))
 
 
 def in_order(pieces: Iterable[str]) -> tuple[str, ...]:
@@ -89,5 +93,32 @@ def trained_in(metadata: Mapping[str, Any]) -> tuple[str, ...]:
         parts = metadata.get("parts")
         return pieces_of(parts) if parts in PARTS else PIECES
     if not isinstance(told, list | tuple) or not set(map(str, told)) <= set(PIECES):
-        raise UserError(f"the file says that {told!r} was trained; known are {', '.join(PIECES)}")
+        raise UserError(f"its metadata says that {told!r} was trained; known are {', '.join(PIECES)}")
     return in_order(told)
+
+
+def choose_pieces(
+    asked: str | None, trained: Iterable[str], source: str, allow_partial: bool, otherwise: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What to take of a trunk: (pieces to take, pieces that were asked for and never trained).
+
+    Args:
+        asked: parts; None: what was trained.
+        trained: of the trunk.
+        source: what errors call the trunk.
+        allow_partial: asking for more than was trained is no error.
+        otherwise: what then happens with the rest, for the error.
+
+    Raises:
+        UserError: more is asked for than was trained.
+    """
+    has = in_order(trained)
+    wanted = has if asked is None else pieces_of(asked)
+    lacking = tuple(piece for piece in wanted if piece not in has)
+    if lacking and not allow_partial:
+        raise UserError(
+            f"{source}: {asked} is asked for, but {' and '.join(lacking)} {'was' if len(lacking) == 1 else 'were'} not "
+            f"trained (trained: {parts_of(has)}); leave --parts away to take what was trained, or give --allow_partial: "
+            f"{otherwise}"
+        )
+    return tuple(piece for piece in wanted if piece in has), lacking
