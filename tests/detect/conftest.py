@@ -10,14 +10,26 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from mcl.config.finetune import DetectorSettings
 from mcl.data.labels.coco_json import CocoScenes, read_coco
 from mcl.data.labels.scenes import CocoDetection, Framing
-from mcl.detect.detector import build_detector
+from mcl.detect.base import Detector, DetectorPlan
+from mcl.detect.registry import build_detector, settings_of
 from mcl.nn.trunk import TrunkSpec
 
 NAMES = ["square", "triangle", "disc"]
 SPEC = TrunkSpec("test_resnet", pyramid_channels=16, head_convs=2, image_size=64)
+QUICK = {
+    "mask-rcnn": {"fc_channels": 32, "boxes_per_image": 16},
+    "faster-rcnn": {"fc_channels": 32, "boxes_per_image": 16},
+    "retinanet": {},
+    "fcos": {},
+}
+
+
+def make(name: str, spec: TrunkSpec = SPEC, names=NAMES, size: int = 64, frame=(), **given) -> Detector:
+    """A detector by name; ``frame``: short sides and longest side."""
+    settings = settings_of(name)(**{**QUICK[name], **given})
+    return build_detector(DetectorPlan(spec, tuple(names), settings, size, *frame))
 
 
 def write_toy(folder: Path, name: str, count: int, seed: int, side: int = 64) -> Path:
@@ -74,6 +86,4 @@ def dataset(scenes) -> CocoDetection:
 @pytest.fixture
 def detector():
     torch.manual_seed(0)
-    return build_detector(
-        SPEC, len(NAMES) + 1, True, DetectorSettings(fc_channels=32, boxes_per_image=16), 64
-    )
+    return make("mask-rcnn")

@@ -11,17 +11,16 @@ from faster_coco_eval.core import mask as rle
 from safetensors.torch import load_file
 
 from mcl.config.base import from_values
-from mcl.config.finetune import DetectorSettings, EvaluateSettings, FinetuneSettings
+from mcl.config.finetune import EvaluateSettings, FinetuneSettings
 from mcl.data.labels.coco_json import read_coco
 from mcl.data.labels.scenes import CocoDetection, Framing
-from mcl.detect.detector import build_detector
 from mcl.detect.frozen import FeatureStore
 from mcl.engine.processes.job import joined
 from mcl.run.evaluate import evaluate
 from mcl.run.finetune import finetune
 from ranks import on_ranks
 
-from .conftest import NAMES, SPEC
+from .conftest import NAMES, make
 
 
 def train(toy, run: Path, **more) -> dict:
@@ -46,7 +45,7 @@ def features(toy, folder: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     scenes = read_coco(toy / "train.json", toy)
     dataset = CocoDetection(scenes, NAMES, Framing(64, flip=0.5), masks=False)
     torch.manual_seed(0)
-    detector = build_detector(SPEC, 4, False, DetectorSettings(fc_channels=32), 64).eval()
+    detector = make("faster-rcnn").eval()
     # Batches of 5, 5 and 2: one process has two of them, and the last one is not full.
     store = FeatureStore(detector, dataset, True, "float32", folder, 0.0, torch.device("cpu"), batch=5)
     levels, names = store.features(range(2 * len(dataset))), sorted(path.name for path in folder.iterdir())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from mcl.config.base import Command, Section
+from mcl.config.choice import Choice
+from mcl.config.detector import DetectorSettings
 from mcl.config.optim import LoopSettings, OptimSettings, ScheduleSettings
+from mcl.config.parts import Parts
 from mcl.config.watch import WatchSettings
 
 Pixels = Annotated[
@@ -55,46 +58,6 @@ class ViewSettings(Section):
         return self
 
 
-class DetectorSettings(Section):
-    """Heads and sampling. Sizes left to ``none`` follow image_size and the trunk."""
-
-    anchor_base: float | None = Field(
-        None,
-        gt=0,
-        description="Anchor side at P2 in pixels, doubled per level; none: image_size / 8, within 4..32.",
-    )
-    anchors_per_octave: int | None = Field(
-        None, ge=1, le=6, description="Anchor sizes a level; none: 3 below 512 px, else 1 (as for COCO)."
-    )
-    aspect_ratios: list[float] = Field(
-        [0.5, 1.0, 2.0], min_length=1, description="Height / width of the anchors."
-    )
-    roi_scale: float | None = Field(
-        None, gt=0, description="Box side in pixels that reads P4; none: image_size / 2, at most 224."
-    )
-    roi_size: int | None = Field(
-        None,
-        ge=1,
-        le=28,
-        description="Cells of a box's window; none: the trunk's pre-training window, 7 without one.",
-    )
-    mask_roi_size: int | None = Field(
-        None, ge=2, le=56, description="Cells of a mask's window; none: 2 * roi_size, within 8..14."
-    )
-    fc_channels: int = Field(1024, ge=8, le=4096, description="Width of the box head's linear layer.")
-    proposals_train: int = Field(500, ge=10, description="Proposals an image after NMS, training.")
-    proposals_test: int = Field(200, ge=10, description="Proposals an image after NMS, testing.")
-    pre_nms_train: int = Field(1000, ge=10, description="Proposals a level before NMS, training.")
-    pre_nms_test: int = Field(500, ge=10, description="Proposals a level before NMS, testing.")
-    anchors_per_image: int = Field(256, ge=8, description="Anchors an image in the proposal loss.")
-    boxes_per_image: int = Field(128, ge=8, description="Boxes an image in the box loss (COCO: 512).")
-    score_threshold: float = Field(0.05, ge=0, lt=1, description="Drop detections that score less.")
-    nms_threshold: float = Field(
-        0.5, gt=0, le=1, description="Drop a detection that overlaps a better one this much."
-    )
-    detections_per_image: int = Field(100, ge=1, description="At most this many detections an image.")
-
-
 class FinetuneOptim(OptimSettings):
     """Update rule, with defaults for small data: AdamW, where SGD at the 1x rate learns next to nothing."""
 
@@ -127,6 +90,8 @@ class FinetuneSchedule(ScheduleSettings):
 class FinetuneSettings(Command):
     """Fine-tune a detector from a pre-trained trunk (or from scratch) and measure its AP."""
 
+    choices: ClassVar = (Choice("detector", "auto", "mcl.detect.registry"),)
+
     trunk: str = Field(description="Run folder or trunk.safetensors to start from; 'none': from scratch.")
     train: Path = Field(description="COCO JSON to train on.")
     val: Path = Field(description="COCO JSON to measure AP on.")
@@ -139,8 +104,9 @@ class FinetuneSettings(Command):
     config: Path | None = Field(
         None, description="YAML file of settings (over the recipe, under the command line)."
     )
-    parts: Literal["backbone", "backbone+pyramid", "backbone+pyramid+head"] = Field(
-        "backbone+pyramid+head", description="Parts of the trunk to load; the others start fresh."
+    parts: Parts | None = Field(
+        None,
+        description="Parts of the trunk to load, the others start fresh; none: what was trained, down to the level.",
     )
     freeze: Literal["none", "backbone", "trunk"] = Field(
         "none",
@@ -162,7 +128,8 @@ class FinetuneSettings(Command):
     )
     overwrite: bool = Field(False, description="Delete what is in out.")
     allow_partial: bool = Field(
-        False, description="Accept a trunk file that lacks tensors of the parts asked for."
+        False,
+        description="Accept a trunk that lacks tensors of the parts asked for, or has not trained them: they start fresh.",
     )
     max_missing: float = Field(
         0.05, ge=0, lt=1, description="Share of images that may be missing in the image folder."
@@ -189,7 +156,9 @@ class FinetuneSettings(Command):
     test_batch: int = Field(8, ge=1, description="Images a step when measuring AP.")
     model: ShapeSettings = Field(default_factory=ShapeSettings, description="Shape without a trunk.")
     views: ViewSettings = Field(default_factory=ViewSettings, description="Size and augmentation of scenes.")
-    detector: DetectorSettings = Field(default_factory=DetectorSettings, description="Heads and sampling.")
+    detector: SerializeAsAny[DetectorSettings] = Field(
+        default_factory=DetectorSettings, description="Kind, heads and sampling."
+    )
     optim: FinetuneOptim = Field(default_factory=FinetuneOptim, description="Update rule.")
     schedule: FinetuneSchedule = Field(
         default_factory=FinetuneSchedule, description="Length and learning rate."
@@ -201,7 +170,13 @@ class FinetuneSettings(Command):
     def _consistent(self) -> FinetuneSettings:
         if self.trunk != "none" and self.like is not None:
             raise ValueError("--like only goes with --trunk none (a trunk brings its own shapes)")
-        if self.freeze == "trunk" and self.trunk != "none" and self.parts != "backbone+pyramid+head":
+        self.detector.check_trunk(self.parts, self.trunk != "none")
+        if self.freeze == "trunk" and not self.detector.freezes_trunk:
+            raise ValueError(
+                f"--freeze trunk: {self.detector.title} cannot train on a frozen trunk, the R-CNNs can "
+                "(--freeze backbone works with every detector)"
+            )
+        if self.freeze == "trunk" and self.trunk != "none" and self.parts not in (None, "backbone+pyramid+head"):
             raise ValueError(
                 "--freeze trunk needs --parts backbone+pyramid+head: a fresh part must not be frozen"
             )

@@ -13,11 +13,11 @@ from faster_coco_eval.core import mask as rle
 from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
-from torchvision.models.detection import FasterRCNN
 
 from mcl.data.labels.coco_json import CocoScenes
 from mcl.data.labels.scenes import CocoDetection, collate
 from mcl.data.loading.loader import plain_errors
+from mcl.detect.base import Detector
 from mcl.detect.forward import detect, to_canvas
 from mcl.engine.processes.distributed import gather_objects, process_count, rank
 
@@ -31,7 +31,7 @@ NUMBERS = {
 
 @torch.inference_mode()
 def predict(
-    detector: FasterRCNN,
+    detector: Detector,
     dataset: CocoDetection,
     names: list[str],
     batch: int,
@@ -57,13 +57,12 @@ def predict(
     detector.eval()
     ids = {name: i for i, name in dataset.scenes.categories.items()}
     category = [None, *(ids.get(name) for name in names)]
-    kinds = ("bbox", "segm") if detector.roi_heads.has_mask() else ("bbox",)
     shares = list(BatchSampler(range(len(dataset)), batch, drop_last=False))[rank() :: process_count()]
     loader = DataLoader(dataset, batch_sampler=shares, num_workers=workers, collate_fn=collate)
     own: list[dict[str, list[dict[str, Any]]]] = []  # one entry a batch
     done = 0
     for images, targets in plain_errors(loader):
-        results: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+        results: dict[str, list[dict[str, Any]]] = {kind: [] for kind in detector.finds}
         found = detect(detector, to_canvas(detector, images, device), [t["original_size"] for t in targets])
         for target, image_found in zip(targets, found, strict=True):
             _append(results, image_found, dataset.scenes.scenes[target["index"]].id, category)
@@ -75,7 +74,7 @@ def predict(
         return None
     # Batch 0 of every process, then batch 1, ...: the order of the scenes.
     in_order = [found for turn in zip_longest(*everyone) for found in turn if found is not None]
-    return {kind: [result for found in in_order for result in found[kind]] for kind in kinds}
+    return {kind: [result for found in in_order for result in found[kind]] for kind in detector.finds}
 
 
 def ground_truth(scenes: CocoScenes, masks: bool) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.models.detection import FasterRCNN
 
 from mcl.config.optim import OptimSettings
+from mcl.detect.base import Detector
 from mcl.detect.forward import losses_of, to_canvas
 from mcl.detect.frozen import FeatureStore
 from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, load_optimizer, set_lr
@@ -32,7 +32,7 @@ class DetectorTraining:
 
     def __init__(
         self,
-        detector: FasterRCNN,
+        detector: Detector,
         optim: OptimSettings,
         schedule: Schedule,
         batch: int,
@@ -113,7 +113,7 @@ class DetectorTraining:
         return len(norms)
 
 
-def training_mode(detector: FasterRCNN, frozen: list[nn.Module]) -> None:
+def training_mode(detector: Detector, frozen: list[nn.Module]) -> None:
     """Training mode for all but the frozen modules."""
     detector.train()
     for module in frozen:

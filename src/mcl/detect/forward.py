@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 
+from mcl.detect.base import Detector
 
-def to_canvas(detector: FasterRCNN, images: Sequence[Tensor], device: torch.device) -> ImageList:
+
+def to_canvas(detector: Detector, images: Sequence[Tensor], device: torch.device) -> ImageList:
     """uint8 images (3, h, w) -> one normalised, zero-padded batch (n, 3, H, W) and the images' sizes."""
     transform = detector.transform
     scaled = [transform.normalize(image.to(device).float() / 255) for image in images]
@@ -24,21 +25,19 @@ def to_canvas(detector: FasterRCNN, images: Sequence[Tensor], device: torch.devi
 
 
 def losses_of(
-    detector: FasterRCNN,
+    detector: Detector,
     features: Mapping[str, Tensor],
     canvas: ImageList,
     targets: Sequence[Mapping[str, Any]],
 ) -> dict[str, Tensor]:
-    """Proposal and head losses of features p2..p5, pool; modules must be in training mode."""
+    """Losses of the features of ``detector.backbone``; modules must be in training mode."""
     device = next(iter(features.values())).device
     targets = [{k: v.to(device) for k, v in target.items() if isinstance(v, Tensor)} for target in targets]
-    proposals, proposal_losses = detector.rpn(canvas, features, targets)
-    _, head_losses = detector.roi_heads(features, proposals, canvas.image_sizes, targets)
-    return {**proposal_losses, **head_losses}
+    return detector.losses(features, canvas, targets)
 
 
 def detect(
-    detector: FasterRCNN, canvas: ImageList, original_sizes: Sequence[tuple[int, int]]
+    detector: Detector, canvas: ImageList, original_sizes: Sequence[tuple[int, int]]
 ) -> list[dict[str, Tensor]]:
     """Detections of a canvas in pixels of the original images; modules must be in eval mode.
 
@@ -46,9 +45,7 @@ def detect(
         For every image ``boxes`` (n, 4), ``labels`` (n,), ``scores`` (n,), with masks ``masks`` (n, 1, H, W)
         as probabilities at the original size.
     """
-    features = detector.backbone(canvas.tensors)
-    proposals, _ = detector.rpn(canvas, features)
-    found, _ = detector.roi_heads(features, proposals, canvas.image_sizes)
+    found = detector.detections(detector.backbone(canvas.tensors), canvas)
     return detector.transform.postprocess(found, canvas.image_sizes, list(original_sizes))
 
 

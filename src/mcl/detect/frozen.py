@@ -11,36 +11,35 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 
 from mcl.data.labels.scenes import CocoDetection
 from mcl.data.loading.loader import plain_errors
 from mcl.data.loading.workers import prepare_worker
-from mcl.detect.detector import head_convs
+from mcl.detect.base import Detector
 from mcl.detect.feature_rows import Deal, RowsInFile, RowsInMemory, fresh_names, map_rows
 from mcl.detect.forward import canvas_of, to_canvas
 from mcl.engine.processes.distributed import all_gather_objects, barrier, process_count, rank
 
 
-def freeze(detector: FasterRCNN, what: str) -> list[nn.Module]:
+def freeze(detector: Detector, what: str) -> list[nn.Module]:
     """Stop training ``what`` and return its modules, which must be kept in eval mode.
 
     Args:
-        what: ``none``, ``backbone``, or ``trunk`` (backbone, pyramid and the box head's convolutions).
+        what: ``none``, ``backbone``, or ``trunk`` (what the detector has of one).
     """
     modules: list[nn.Module] = []
     if what == "backbone":
         modules = [detector.backbone.body]
     elif what == "trunk":
-        modules = [detector.backbone, *list(detector.roi_heads.box_head)[: head_convs(detector)]]
+        modules = detector.trunk_modules()
     for module in modules:
         module.requires_grad_(False)
     return modules
 
 
 class FeatureStore:
-    """Features p2..p5, pool of every still training image (and its mirror image), one row each.
+    """Features of every still training image (and its mirror image), one row each.
 
     Several processes compute a share each, into a file each, and read all of them.
 
@@ -59,7 +58,7 @@ class FeatureStore:
 
     def __init__(
         self,
-        detector: FasterRCNN,
+        detector: Detector,
         dataset: CocoDetection,
         mirrored: bool,
         dtype: str,
@@ -82,7 +81,7 @@ class FeatureStore:
         self.parts = [written.array] if isinstance(written, RowsInMemory) else self._map()
 
     def features(self, rows: Sequence[int]) -> OrderedDict[str, Tensor]:
-        """p2..p5, pool of these rows (index, or index + number of images for the mirror image) as float32."""
+        """Pyramid levels of these rows (index, or index + number of images for the mirror image) as float32."""
         flat = torch.from_numpy(np.stack([self._row(row) for row in rows])).to(self.device).float()
         pieces = flat.split([int(np.prod(shape)) for shape in self.shapes.values()], 1)
         return OrderedDict(
@@ -101,7 +100,7 @@ class FeatureStore:
 
     def _compute(
         self,
-        detector: FasterRCNN,
+        detector: Detector,
         dataset: CocoDetection,
         limit_gb: float,
         workers: int,
@@ -126,7 +125,7 @@ class FeatureStore:
         return rows
 
     @torch.no_grad()
-    def _encode(self, detector: FasterRCNN, images: list[Tensor], flipped: bool) -> OrderedDict[str, Tensor]:
+    def _encode(self, detector: Detector, images: list[Tensor], flipped: bool) -> OrderedDict[str, Tensor]:
         canvas = to_canvas(detector, [image.flip(-1) if flipped else image for image in images], self.device)
         self.canvas_size = tuple(canvas.tensors.shape[-2:])
         return detector.backbone(canvas.tensors)

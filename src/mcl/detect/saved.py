@@ -3,56 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN
 
-from mcl.config.finetune import DetectorSettings
-from mcl.data.labels.scenes import Framing
-from mcl.detect.detector import build_detector
-from mcl.errors import UserError
+from mcl.detect.base import Detector, DetectorPlan
+from mcl.detect.registry import DETECTORS, build_detector, settings_of
+from mcl.errors import UserError, did_you_mean
 from mcl.nn.trunk import TrunkSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: R-CNNs only, told apart by ``masks``
 FILE_NAME = "detector.safetensors"
 
 
-@dataclass(frozen=True)
-class DetectorPlan:
-    """What a detector is built from; ``names`` are its classes in the order of labels, label 1 first."""
-
-    spec: TrunkSpec
-    names: tuple[str, ...]
-    masks: bool
-    settings: DetectorSettings
-    image_size: int
-    short_sides: tuple[int, ...] = ()
-    long_side: int = 1333
-
-    def build(self) -> FasterRCNN:
-        """A fresh detector."""
-        return build_detector(
-            self.spec,
-            len(self.names) + 1,
-            self.masks,
-            self.settings,
-            self.image_size,
-            self.short_sides,
-            self.long_side,
-        )
-
-    @property
-    def framing(self) -> Framing:
-        """How test images are brought to size."""
-        return Framing(self.image_size, self.short_sides, self.long_side).without_chance()
-
-
-def save_detector(path: Path, detector: FasterRCNN, plan: DetectorPlan, metadata: dict[str, Any]) -> None:
+def save_detector(path: Path, detector: Detector, plan: DetectorPlan, metadata: dict[str, Any]) -> None:
     """Write weights, buffers, plan and ``metadata`` (JSON types), complete or not at all."""
     described = {
         "format_version": FORMAT_VERSION,
@@ -69,7 +37,7 @@ def save_detector(path: Path, detector: FasterRCNN, plan: DetectorPlan, metadata
     partial.replace(path)
 
 
-def load_detector(path: Path, score_threshold: float | None = None) -> tuple[FasterRCNN, DetectorPlan]:
+def load_detector(path: Path, score_threshold: float | None = None) -> tuple[Detector, DetectorPlan]:
     """The detector of a fine-tuning run folder or ``detector.safetensors``, in eval mode.
 
     Args:
@@ -90,8 +58,11 @@ def load_detector(path: Path, score_threshold: float | None = None) -> tuple[Fas
         raise UserError(
             f"--detector {file}: format {metadata['format_version']}, this mcl reads up to {FORMAT_VERSION}"
         )
-    plan = _plan(metadata["plan"], score_threshold)
-    detector = plan.build()
+    try:
+        plan = _plan(metadata["plan"], score_threshold)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"--detector {file}: its plan is not one of mcl: {' '.join(str(error).split())[:300]}") from None
+    detector = build_detector(plan)
     try:
         detector.load_state_dict(state)
     except RuntimeError as error:
@@ -109,11 +80,18 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _plan(stored: dict[str, Any], score_threshold: float | None) -> DetectorPlan:
-    settings = DetectorSettings(**stored["settings"])
+    given = dict(stored["settings"])
+    name = given.setdefault("name", "mask-rcnn" if stored.get("masks") else "faster-rcnn")
+    if name not in DETECTORS:
+        raise ValueError(f"no detector {name!r}{did_you_mean(str(name), DETECTORS)}; there are: {', '.join(DETECTORS)}")
+    kind = settings_of(name)
+    # Before detectors had names, settings of the mask head were written for a Faster R-CNN too.
+    if "masks" in stored:
+        given = {key: value for key, value in given.items() if key in kind.model_fields}
     if score_threshold is not None:
-        settings = settings.model_copy(update={"score_threshold": score_threshold})
+        given["score_threshold"] = score_threshold
     spec = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["spec"].items()}
     return DetectorPlan(
-        TrunkSpec(**spec), tuple(stored["names"]), stored["masks"], settings, stored["image_size"],
+        TrunkSpec(**spec), tuple(stored["names"]), kind(**given), stored["image_size"],
         tuple(stored["short_sides"]), stored["long_side"],
     )  # fmt: skip

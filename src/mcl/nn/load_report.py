@@ -22,6 +22,8 @@ class LoadReport:
         left_out: names of the file whose part was not asked for.
         fresh: names of the module that nothing was wanted for: they start from random values.
         covered: share of the module's parameters and buffers (in numbers) that were loaded.
+        pieces: of a trunk (``mcl.nn.parts.PIECES``) that were loaded.
+        notes: what else the user should know.
     """
 
     matched: list[str]
@@ -31,9 +33,11 @@ class LoadReport:
     left_out: list[str]
     fresh: list[str]
     covered: float
+    pieces: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def lines(self, most: int = 4) -> list[str]:
-        """For the screen: one line a kind, with the first ``most`` names; empty kinds are left away."""
+        """For the screen: the notes, then one line a kind, with the first ``most`` names; empty kinds are left away."""
         shapes = [
             f"{name} {list(theirs)} -> {list(ours)}" for name, (theirs, ours) in self.mismatched.items()
         ]
@@ -42,13 +46,13 @@ class LoadReport:
             "missing in the file": self.missing,
             "unexpected in the file": self.unexpected,
             "of another shape": shapes,
-            "left out (part not asked for)": self.left_out,
+            "left out": self.left_out,
             "fresh": self.fresh,
         }
         counted = [
             f"{len(names):5d} tensors {kind}: {_some(names, most)}" for kind, names in kinds.items() if names
         ]
-        return [*counted, f"loaded {self.covered:.1%} of the numbers in the network"]
+        return [*self.notes, *counted, f"loaded {self.covered:.1%} of the numbers in the network"]
 
     def require_complete(self, source: str, allow_partial: bool) -> None:
         """Refuse a load that did nothing or only part of what was asked.

@@ -7,23 +7,23 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-LEVELS = ("p2", "p3", "p4", "p5")
+from mcl.nn.parts import LEVELS as LEVELS
 
 
-def build_pyramid(channels: Sequence[int], out_channels: int, pool: bool = False) -> FeaturePyramidNetwork:
+def build_pyramid(
+    channels: Sequence[int], out_channels: int, above: ExtraFPNBlock | None = None
+) -> FeaturePyramidNetwork:
     """1x1 laterals and 3x3 outputs without bias, BatchNorm after each, no activation; Xavier-uniform weights.
 
     Args:
-        channels: of C2..C5.
+        channels: of the feature maps, the largest first; C2..C5, or the last of them.
         out_channels: of every level.
-        pool: add torchvision's P6 (a stride-2 subsampling of P5), which a detector's proposals use.
+        above: torchvision's block that makes further levels from the last one (a detector's); keeps its own weights.
     """
-    pyramid = FeaturePyramidNetwork(
-        list(channels), out_channels, LastLevelMaxPool() if pool else None, norm_layer=nn.BatchNorm2d
-    )
-    for module in pyramid.modules():
+    pyramid = FeaturePyramidNetwork(list(channels), out_channels, above, norm_layer=nn.BatchNorm2d)
+    for module in [*pyramid.inner_blocks.modules(), *pyramid.layer_blocks.modules()]:
         if isinstance(module, nn.Conv2d):
             nn.init.xavier_uniform_(module.weight)
     return pyramid

@@ -17,11 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from mcl.errors import UserError
 from mcl.nn.backbone import STRIDES, build_backbone, channels_of, features_of
 from mcl.nn.heads import LevelWise
-from mcl.nn.pyramid import LEVELS, build_pyramid
+from mcl.nn.parts import LEVELS, least_parts, trained_in
+from mcl.nn.pyramid import build_pyramid
 
 FORMAT_VERSION = 1
 FILE_NAME = "trunk.safetensors"
@@ -57,21 +59,29 @@ class TrunkSpec:
 class PyramidBackbone(nn.Module):
     """Backbone and pyramid, usable as ``backbone=`` of torchvision's detectors."""
 
-    def __init__(self, body: nn.Module, fpn: nn.Module, out_channels: int) -> None:
+    def __init__(
+        self, body: nn.Module, fpn: nn.Module, out_channels: int, levels: tuple[str, ...] = LEVELS
+    ) -> None:
         super().__init__()
-        self.body, self.fpn, self.out_channels = body, fpn, out_channels
+        self.body, self.fpn, self.out_channels, self.levels = body, fpn, out_channels, levels
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
-        """(N, 3, H, W) -> p2..p5 (and ``pool`` if the pyramid has it), each (N, C, H / stride, W / stride)."""
-        return self.fpn(OrderedDict(zip(LEVELS, features_of(self.body, images), strict=True)))
+        """(N, 3, H, W) -> the levels and what the pyramid has above them, each (N, C, H / stride, W / stride)."""
+        features = features_of(self.body, images)[-len(self.levels) :]
+        return self.fpn(OrderedDict(zip(self.levels, features, strict=True)))
 
 
 class Trunk(nn.Module):
-    """Backbone, pyramid and the shared head's convolutions, under torchvision's names."""
+    """Backbone, pyramid and the shared head's convolutions, under torchvision's names.
+
+    Attributes:
+        trained: pieces that were pre-trained (``mcl.nn.parts.PIECES``); the others hold the values they started from.
+    """
 
     def __init__(self, spec: TrunkSpec, pretrained: bool = False) -> None:
         super().__init__()
         self.spec = spec
+        self.trained: tuple[str, ...] = ()
         self.backbone = build_pyramid_backbone(spec, pretrained=pretrained)
         self.roi_heads = nn.Module()
         self.roi_heads.box_head = build_head_convs(spec.pyramid_channels, spec.head_convs)
@@ -82,12 +92,21 @@ class Trunk(nn.Module):
         return self.backbone(images)
 
 
-def build_pyramid_backbone(spec: TrunkSpec, pool: bool = False, pretrained: bool = False) -> PyramidBackbone:
-    """Backbone and pyramid of a spec; ``pool`` adds the detector's P6."""
+def build_pyramid_backbone(
+    spec: TrunkSpec,
+    levels: tuple[str, ...] = LEVELS,
+    above: ExtraFPNBlock | None = None,
+    pretrained: bool = False,
+) -> PyramidBackbone:
+    """Backbone and pyramid of a spec.
+
+    Args:
+        levels: the last of p2..p5, for a detector that does not read all.
+        above: see ``build_pyramid``.
+    """
     body = build_backbone(spec.backbone, spec.image_size, pretrained)
-    return PyramidBackbone(
-        body, build_pyramid(channels_of(body), spec.pyramid_channels, pool), spec.pyramid_channels
-    )
+    pyramid = build_pyramid(channels_of(body)[-len(levels) :], spec.pyramid_channels, above)
+    return PyramidBackbone(body, pyramid, spec.pyramid_channels, levels)
 
 
 def build_head_convs(channels: int, convs: int) -> LevelWise:
@@ -99,14 +118,21 @@ def build_head_convs(channels: int, convs: int) -> LevelWise:
 
 
 def save_trunk(path: Path, trunk: Trunk, metadata: Mapping[str, Any]) -> None:
-    """Write ``trunk.safetensors``: weights, buffers, and metadata as JSON strings (complete or not at all)."""
+    """Write ``trunk.safetensors``: weights, buffers, and metadata as JSON strings (complete or not at all).
+
+    Args:
+        metadata: JSON types; ``trained`` lists the pieces that were trained (without: what ``parts`` says, or all).
+    """
+    trained = trained_in(metadata)
     described = {
         "format_version": FORMAT_VERSION,
         "spec": asdict(trunk.spec),
         "levels": list(LEVELS),
         "strides": list(STRIDES),
         "channel_order": "RGB",
+        "parts": least_parts(trained),
         **metadata,
+        "trained": list(trained),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trunk.state_dict().items()}
     partial = path.with_suffix(".partial")
@@ -116,6 +142,8 @@ def save_trunk(path: Path, trunk: Trunk, metadata: Mapping[str, Any]) -> None:
 
 def read_trunk(path: Path | str) -> tuple[TrunkSpec, dict[str, Tensor], dict[str, Any]]:
     """Read a trunk file, or the one in a run folder: (spec, state dict, metadata).
+
+    The metadata's ``trained`` lists the pieces that were trained, also for files of before, which did not say it.
 
     Raises:
         UserError: missing, not a trunk of ours, or of a newer format.
@@ -140,17 +168,25 @@ def read_trunk(path: Path | str) -> tuple[TrunkSpec, dict[str, Tensor], dict[str
     fields = {
         key: tuple(value) if isinstance(value, list) else value for key, value in metadata["spec"].items()
     }
+    try:
+        metadata["trained"] = list(trained_in(metadata))
+    except UserError as error:
+        raise UserError(f"--trunk {file}: {error}") from None
     return TrunkSpec(**fields), state, metadata
 
 
 def load_trunk(path: Path | str) -> Trunk:
     """The pre-trained trunk of a run folder or ``trunk.safetensors``, in eval mode; every tensor must fit.
 
+    It is always whole; ``trained`` names the pieces that were pre-trained. (A method that reads the last level alone
+    leaves p2, p3 and p4 at the values they started from.)
+
     Raises:
         UserError: as ``read_trunk``, or if the file's tensors are not exactly the trunk's.
     """
-    spec, state, _ = read_trunk(path)
+    spec, state, metadata = read_trunk(path)
     trunk = Trunk(spec)
+    trunk.trained = tuple(metadata["trained"])
     try:
         trunk.load_state_dict(state)
     except RuntimeError as error:

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torchvision.models.detection import FasterRCNN
 
 from mcl.config.base import dump
 from mcl.config.finetune import EvaluateSettings
 from mcl.config.optim import LoopSettings
 from mcl.data.labels.coco_json import CocoScenes, read_coco
 from mcl.data.labels.scenes import CocoDetection, require_few_pixels
+from mcl.detect.base import Detector, DetectorPlan
 from mcl.detect.evaluate import coco_numbers, predict
 from mcl.detect.figure import save_detections
-from mcl.detect.saved import DetectorPlan, load_detector
+from mcl.detect.saved import load_detector
 from mcl.engine.logging import Display, console
 from mcl.engine.machine.device import device_type, prepare_device
 from mcl.engine.processes.job import joined
@@ -72,7 +72,7 @@ def _evaluate(settings: EvaluateSettings, loop: LoopSettings) -> dict[str, Any]:
 
 
 def measure(
-    detector: FasterRCNN, plan: DetectorPlan, scenes: CocoScenes, folder: RunFolder, batch: int, workers: int,
+    detector: Detector, plan: DetectorPlan, scenes: CocoScenes, folder: RunFolder, batch: int, workers: int,
     device: torch.device, max_pixels: int | None = None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Run the detector on every scene, write predictions, numbers and picture, print the table.

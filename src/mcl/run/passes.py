@@ -10,9 +10,9 @@ from mcl.config.finetune import FinetuneSettings
 from mcl.data.labels.coco_json import CocoScenes
 from mcl.data.labels.scenes import CocoDetection, Framing, collate
 from mcl.data.loading.loader import step_batches
+from mcl.detect.base import DetectorPlan
 from mcl.detect.finetune import DetectorTraining
 from mcl.detect.frozen import FeatureStore, FrozenScenes
-from mcl.detect.saved import DetectorPlan
 from mcl.engine.logging import Display, console
 from mcl.engine.processes.distributed import broadcast_module, process_count, rank
 from mcl.engine.run_folder import RunFolder

@@ -53,12 +53,7 @@ from mcl.run.skipped import Skipped
 TITLE = "pretrain"
 # What may change between the parts of a resumed run: it moves or paces things, and trains the same.
 MAY_DIFFER = ("out", "data", "data_root", "data_cache", "recipe", "loop", "watch")
-COLLAPSE = "try a lower --optim.lr, more --schedule.warmup_steps or a lower --method.temperature"
-ADVICE = {  # what to try when a watchdog warns
-    "collapse_spread": COLLAPSE, "collapse_rank": COLLAPSE, "gpu_memory": "try a smaller --batch or --loop.precision bf16",
-    "dead_level": "its tiles may be too small to show anything; try a larger --image_size, more weight in "
-    "--method.level_weights, or --method.scales without its scale",
-}  # fmt: skip
+ADVICE = {"gpu_memory": "try a smaller --batch or --loop.precision bf16"}  # what to try when a watchdog warns
 
 
 @guarded
@@ -113,7 +108,7 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
     cost = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
         settings=settings.loop, watch=settings.watch, resume=settings.resume, title=TITLE, seed=settings.seed,
-        advice=ADVICE, observe=observe,
+        advice={**ADVICE, **method.advice}, observe=observe,
     )  # fmt: skip
     summary = {
         "images": len(paths),

@@ -21,9 +21,8 @@ from mcl.interop.mmdetection import trunk_format as mmdetection_format
 from mcl.interop.reading.prefixes import find_resnet, unpack
 from mcl.interop.timm.trunk_format import read_folder
 from mcl.interop.torchvision.names import from_torchvision
-from mcl.interop.writing.exported import PREFIXES
+from mcl.nn.parts import BODY, PIECES, prefixes_of
 
-BODY = PREFIXES["backbone"]
 #: plain types that old checkpoints keep beside their weights; building one runs no code of the file
 PLAIN = [
     argparse.Namespace,
@@ -89,7 +88,7 @@ def _recognise(
         named.pop(None, None)
         return _checked("Detectron2", named, ["taken as RGB with ImageNet's std: a .pth does not say"], path)
     if any(name.startswith(BODY) for name in plain):
-        kept = {name: tensor for name, tensor in plain.items() if name.startswith(tuple(PREFIXES.values()))}
+        kept = {name: tensor for name, tensor in plain.items() if name.startswith(prefixes_of(PIECES))}
         linear = [
             n
             for n in kept

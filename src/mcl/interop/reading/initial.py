@@ -13,9 +13,9 @@ from mcl.errors import UserError
 from mcl.interop.reading.foreign import BODY, architecture_of, read_foreign
 from mcl.interop.timm.names import to_features
 from mcl.interop.torchvision.resnet_shape import ResnetShape
-from mcl.interop.writing.exported import PARTS, PREFIXES
 from mcl.nn.backbone import build_backbone
 from mcl.nn.load_report import LoadReport, match
+from mcl.nn.parts import FPN, HEAD, choose_pieces, least_parts, parts_of, pieces_in, prefixes_of, trained_in
 from mcl.nn.trunk import FILE_NAME, Trunk, TrunkSpec, read_trunk
 
 
@@ -25,15 +25,13 @@ class ForeignReport(LoadReport):
 
     Attributes:
         kind: e.g. ``MoCo v1/v2``.
-        notes: what was found, left out or converted.
     """
 
     kind: str = ""
-    notes: tuple[str, ...] = ()
 
     def lines(self, most: int = 4) -> list[str]:
-        """As ``LoadReport``, after the kind and the notes."""
-        return [f"weights: {self.kind}", *self.notes, *super().lines(most)]
+        """As ``LoadReport``, after the kind."""
+        return [f"weights: {self.kind}", *super().lines(most)]
 
 
 def apply_initial_weights(
@@ -44,14 +42,15 @@ def apply_initial_weights(
     Args:
         trunk: changed in place; BatchNorm buffers are loaded too.
         source: see ``read_foreign``; also run folders and trunk files of mcl.
-        parts: what to load; None: every part that the source has (the backbone always).
-        allow_partial: load what fits when tensors of these parts are missing, unexpected or of another shape.
+        parts: what to load; None: every piece that the source has trained.
+        allow_partial: load what fits when these parts were not trained, or when tensors of them are missing,
+            unexpected or of another shape.
 
     Raises:
         UserError: unreadable, not recognised, or (without ``allow_partial``) not complete: the message says which
             tensors, and names a different stem or architecture.
     """
-    kind, state, notes = _read(source, trunk.spec.image_size)
+    kind, state, notes, trained = _read(source, trunk.spec.image_size)
     wanted = trunk.state_dict()
     state, tail = _aligned(state, wanted)
     if tail:
@@ -59,20 +58,20 @@ def apply_initial_weights(
             *notes,
             f"{len(tail)} tensors of the classifier or behind C5 are left out ({', '.join(tail[:2])}, ...)",
         ]
-    parts = parts or parts_in(state)
     name = f"--init_from {source}"
     _explain_architecture(name, state, wanted, trunk.spec.backbone, allow_partial)
-    fits, report = match(wanted, state, tuple(PREFIXES[part] for part in parts.split("+")))
-    for part in parts.split("+"):
-        if not any(key.startswith(PREFIXES[part]) for key in fits):
-            raise UserError(
-                f"{name}: it is {kind} and has no {part} that fits ({' | '.join(report.lines(2))})"
-            )
+    pieces, lacking = choose_pieces(parts, trained, f"{name} ({kind})", allow_partial, "the rest starts fresh")
+    fits, report = match(wanted, state, prefixes_of(pieces))
+    for piece in pieces:
+        starts = prefixes_of([piece])  # (a head may have no convolutions)
+        if any(key.startswith(starts) for key in wanted) and not any(key.startswith(starts) for key in fits):
+            raise UserError(f"{name}: it is {kind} and has no {piece} that fits ({' | '.join(report.lines(2))})")
     report.require_complete(name, allow_partial)
     trunk.load_state_dict(fits, strict=False)
-    return ForeignReport(
-        **{f.name: getattr(report, f.name) for f in fields(report)}, kind=kind, notes=tuple(notes)
-    )
+    if lacking:
+        notes = [*notes, f"asked for, but not trained there, so fresh: {', '.join(lacking)}"]
+    told = {f.name: getattr(report, f.name) for f in fields(report)} | {"pieces": pieces, "notes": tuple(notes)}
+    return ForeignReport(**told, kind=kind)
 
 
 def read_any_trunk(
@@ -95,29 +94,25 @@ def read_any_trunk(
     size = image_size or 224
     kind, state, notes = read_foreign(source, size)
     backbone = architecture_of(kind) or _resnet_name(source, kind, state)
-    lateral = state.get(PREFIXES["pyramid"] + "inner_blocks.0.0.weight")
-    convs = {name.split(".")[2] for name in state if name.startswith(PREFIXES["head"])}
+    lateral = state.get(FPN + "inner_blocks.0.0.weight")
+    convs = {name.split(".")[2] for name in state if name.startswith(HEAD)}
     spec = TrunkSpec(backbone, 256 if lateral is None else lateral.shape[0], len(convs) or 4, size)
     body = {BODY + name: tensor for name, tensor in build_backbone(backbone, size).state_dict().items()}
     state, _ = _aligned(state, body)
-    return spec, state, {"kind": kind, "notes": notes, "parts": parts_in(state)}
+    pieces = pieces_in(state)
+    return spec, state, {"kind": kind, "notes": notes, "parts": least_parts(pieces), "trained": list(pieces)}
 
 
-def parts_in(state: Mapping[str, Tensor]) -> str:
-    """Which parts a state dict has: ``backbone``, ``backbone+pyramid`` or ``backbone+pyramid+head``."""
-    has = [part for part, prefix in PREFIXES.items() if any(name.startswith(prefix) for name in state)]
-    return next((parts for parts in reversed(PARTS) if set(parts.split("+")) <= set(has)), PARTS[0])
-
-
-def _read(source: Path | str, image_size: int) -> tuple[str, dict[str, Tensor], list[str]]:
+def _read(
+    source: Path | str, image_size: int
+) -> tuple[str, dict[str, Tensor], list[str], tuple[str, ...]]:
+    """What it is, its tensors, notes, and the pieces that it has trained: of weights from elsewhere all they have."""
     if _is_ours(Path(source)):
         spec, state, metadata = read_trunk(source)
-        return (
-            f"trunk of mcl ({spec.backbone})",
-            state,
-            [f"pre-trained parts: {metadata.get('parts', 'not recorded')}"],
-        )
-    return read_foreign(source, image_size)
+        trained = trained_in(metadata)
+        return f"trunk of mcl ({spec.backbone})", state, [f"pre-trained: {parts_of(trained)}"], trained
+    kind, state, notes = read_foreign(source, image_size)
+    return kind, state, notes, pieces_in(state)
 
 
 def _is_ours(path: Path) -> bool:

@@ -38,7 +38,9 @@ class Encoded:
 class DenseCl(TwoViews):
     """Two queues for each map: keys of images, and pooled keys of their cells (section 3.2)."""
 
-    advice = {"collapse": "a lower --method.temperature or a longer --method.queue"}
+    advice = dict.fromkeys(
+        ("collapse_spread", "collapse_rank"), "try a lower --method.temperature or a longer --method.queue"
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

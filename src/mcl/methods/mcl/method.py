@@ -44,8 +44,12 @@ class Mcl(Method):
     """Online encoder and predictors, target encoder, and the loss between them."""
 
     advice = {
-        "collapse": "a lower --method.temperature",
-        "dead_level": "a larger --image_size, more weight in --method.level_weights, or --method.scales without its scale",
+        **dict.fromkeys(
+            ("collapse_spread", "collapse_rank"),
+            "try a lower --optim.lr, more --schedule.warmup_steps or a lower --method.temperature",
+        ),
+        "dead_level": "its tiles may be too small to show anything; try a larger --image_size, more weight in "
+        "--method.level_weights, or --method.scales without its scale",
     }
 
     def __init__(

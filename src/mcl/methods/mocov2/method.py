@@ -19,7 +19,9 @@ from mcl.nn.momentum import move_target
 class MoCoV2(TwoViews):
     """One queue for each map. Joint BatchNorm statistics of all processes stand for the paper's shuffling of images."""
 
-    advice = {"collapse": "a lower --method.temperature or a longer --method.queue"}
+    advice = dict.fromkeys(
+        ("collapse_spread", "collapse_rank"), "try a lower --method.temperature or a longer --method.queue"
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
