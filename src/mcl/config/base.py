@@ -6,7 +6,7 @@ over the defaults. pydantic checks types and ranges; what it finds is turned int
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
-from mcl.config.choice import Choice, choose, specialised, without_other_kinds
+from mcl.config.choice import Choice, choose, others_with, specialised, without_other_kinds
 from mcl.config.explain import explain_parse_error, explain_validation, nearest_setting
 from mcl.errors import UserError, did_you_mean
 
@@ -71,7 +71,9 @@ def from_arguments(command: type[C], argv: Sequence[str], prog: str) -> C:
         )
         given = source()
     except SettingsError as error:
-        raise UserError(explain_parse_error(str(error), flags, prog)) from None
+        raise UserError(
+            explain_parse_error(str(error), flags, prog, lambda name: others_with(command, name))
+        ) from None
     return from_values(command, _with_nulls(command, given))
 
 
@@ -86,7 +88,7 @@ def from_values(command: type[C], given: Mapping[str, Any]) -> C:
     merged = _section_defaults(command)
     for origin, layer in layers:
         layer = without_other_kinds(command, layer)
-        _check_keys(command, layer, origin)
+        _check_keys(command, layer, origin, lambda name: others_with(command, name))
         merged = _merge(_without_rivals(command, merged, layer), layer)
     try:
         return command(**merged)
@@ -279,7 +281,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return _nest(values)
 
 
-def _check_keys(model: type[BaseModel], values: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+def _check_keys(
+    model: type[BaseModel], values: Mapping[str, Any], origin: str, elsewhere: Callable[[str], str], prefix: str = ""
+) -> None:
     for key, value in values.items():
         field = _fields(model).get(key)
         if field is None:
@@ -287,9 +291,10 @@ def _check_keys(model: type[BaseModel], values: Mapping[str, Any], origin: str, 
                 name for name, _ in flat_fields(model, prefix)
             ]
             where = f"{origin}: " if origin else ""
+            name = f"{prefix}{key}"
             raise UserError(
-                f"{where}unknown setting {prefix + key!r}{nearest_setting(prefix + str(key), known)}"
+                f"{where}unknown setting {name!r}{elsewhere(name) or nearest_setting(name, known)}"
             )
         section = _section_of(field.annotation)
         if section is not None and isinstance(value, Mapping):
-            _check_keys(section, value, origin, f"{prefix}{key}.")
+            _check_keys(section, value, origin, elsewhere, f"{prefix}{key}.")

@@ -94,6 +94,17 @@ def without_other_kinds(command: type[BaseModel], layer: Mapping[str, Any]) -> d
     return kept
 
 
+def others_with(command: type[BaseModel], setting: str) -> str:
+    """``"; it is a setting of mcl, not of byol"`` for a dotted setting that only other kinds have, or ``""``."""
+    section, _, leaf = setting.partition(".")
+    for choice in command.choices:
+        if choice.section == section:
+            chosen = command.model_fields[section].default.name
+            others = [name for name in choice.names() if leaf in choice.settings_of(name).model_fields]
+            return f"; it is a setting of {', '.join(others)}, not of {chosen}" if others else ""
+    return ""
+
+
 def _name_in(layer: Mapping[str, Any], section: str) -> str | None:
     values = layer.get(section)
     return values.get("name") if isinstance(values, Mapping) else getattr(values, "name", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,13 +18,16 @@ def nearest_setting(name: str, known: list[str]) -> str:
     return f" (did you mean {same_leaf[0]!r}?)" if same_leaf else did_you_mean(name, known)
 
 
-def explain_parse_error(message: str, flags: set[str], prog: str) -> str:
+def explain_parse_error(
+    message: str, flags: set[str], prog: str, elsewhere: Callable[[str], str] = lambda name: ""
+) -> str:
     """argparse's complaint about the command line, with the nearest flag.
 
     Args:
         message: as pydantic-settings passes it on.
         flags: all dotted setting names of the command.
         prog: what the command is called.
+        elsewhere: says of an unknown setting where it would be known, or "".
     """
     text = message.removeprefix("error parsing CLI: ")
     if "unrecognized arguments:" in text:
@@ -35,7 +38,8 @@ def explain_parse_error(message: str, flags: set[str], prog: str) -> str:
         name = flag[2:].partition("=")[0].replace("-", "_")
         if name in flags:
             return f"{name} is given by its place, without '--{name}': {prog} {name.upper()} ..."
-        return f"unknown setting '--{name}'{nearest_setting(name, sorted(flags))}; {prog} --help lists them"
+        near = elsewhere(name) or nearest_setting(name, sorted(flags))
+        return f"unknown setting '--{name}'{near}; {prog} --help lists them"
     if "ambiguous option" in text:
         name = text.partition("ambiguous option: --")[2].split()[0]
         near = difflib.get_close_matches(name, flags, n=3, cutoff=0.3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,9 +27,14 @@ class About:
     checked: str
 
 
+def method_name(name: str) -> Any:
+    """The field ``name`` of a method's settings."""
+    return Field(name, description="Pre-training method; mcl methods lists them.")
+
+
 class MethodSettings(Section):
     """A pre-training method."""
 
     about: ClassVar[About]
 
-    name: str = Field("mcl", description="Pre-training method; mcl methods lists them.")
+    name: str = method_name("mcl")

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from mcl.config.method import About, MethodSettings, TrainedParts
+from mcl.config.method import About, MethodSettings, TrainedParts, method_name
 
 
 class DenseClSettings(MethodSettings):
@@ -18,7 +18,7 @@ class DenseClSettings(MethodSettings):
         "loss equals a plain transcription of equations 1 to 4 in float64",
     )
 
-    name: Literal["densecl"] = "densecl"
+    name: Literal["densecl"] = method_name("densecl")
     parts: TrainedParts = Field("backbone", description="What is trained; with pyramid and head, a loss for each of P2..P5.")
     hidden: int | None = Field(None, ge=8, description="Width inside the projections; none: the features' own, as the paper.")
     embedding: int = Field(128, ge=8, description="Width of the embeddings.")

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mcl.config.method import About, MethodSettings
+from mcl.config.method import About, MethodSettings, method_name
 
 SCALES = [1, 2, 4, 8]
 
@@ -20,7 +20,7 @@ class MclSettings(MethodSettings):
         "montages, targets, losses and three steps equal the authors' code to 1e-9 in float64",
     )
 
-    name: Literal["mcl"] = "mcl"
+    name: Literal["mcl"] = method_name("mcl")
 
     scales: list[int] = Field(
         [1, 2, 4, 8], description="Tiles per side of the montages; 1 is the full-size image."

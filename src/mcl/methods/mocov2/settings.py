@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from mcl.config.method import About, MethodSettings, TrainedParts
+from mcl.config.method import About, MethodSettings, TrainedParts, method_name
 
 
 class MoCoV2Settings(MethodSettings):
@@ -18,7 +18,7 @@ class MoCoV2Settings(MethodSettings):
         "loss and queue equal a plain transcription of MoCo's equation 1 and algorithm 1 in float64",
     )
 
-    name: Literal["mocov2"] = "mocov2"
+    name: Literal["mocov2"] = method_name("mocov2")
     parts: TrainedParts = Field("backbone", description="What is trained; with pyramid and head, a loss for each of P2..P5.")
     hidden: int | None = Field(None, ge=8, description="Width inside the projection; none: the features' own, as the paper.")
     embedding: int = Field(128, ge=8, description="Width of the embedding.")

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from mcl.config.method import About, MethodSettings, TrainedParts
+from mcl.config.method import About, MethodSettings, TrainedParts, method_name
 
 
 class SimSiamSettings(MethodSettings):
@@ -18,7 +18,7 @@ class SimSiamSettings(MethodSettings):
         "loss equals a plain transcription of algorithm 1 in float64",
     )
 
-    name: Literal["simsiam"] = "simsiam"
+    name: Literal["simsiam"] = method_name("simsiam")
     parts: TrainedParts = Field("backbone", description="What is trained; with pyramid and head, a loss for each of P2..P5.")
     hidden: int = Field(2048, ge=8, description="Width inside the projector.")
     embedding: int = Field(2048, ge=8, description="Width of the embedding.")
