@@ -14,7 +14,7 @@ from mcl.config.pretrain import ModelSettings, ViewSettings
 from mcl.data.loading.views import ViewSpec, Wanted
 from mcl.methods.base import Method, split_batch
 from mcl.methods.features import FeatureMaps
-from mcl.nn.momentum import make_target
+from mcl.nn.momentum import make_target, move_target
 from mcl.nn.trunk import Trunk
 
 VIEWS = (1, 2)
@@ -107,6 +107,36 @@ class TwoViews(Method):
                 *_heads(self.target),
             ]  # fmt: skip
         return found
+
+
+class QueuedTwoViews(TwoViews):
+    """Two views and queues of keys: those of a step enter after its update, so the loss alone changes no state.
+
+    A subclass appends what a micro-batch's keys are to ``fresh`` and puts them into its queues in ``enter``.
+    """
+
+    advice = dict.fromkeys(
+        ("collapse_spread", "collapse_rank"), "try a lower --method.temperature or a longer --method.queue"
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fresh: list[Any] = []
+
+    @abstractmethod
+    def enter(self, fresh: Sequence[Any]) -> None:
+        """Put the keys of a step's micro-batches into the queues."""
+
+    def losses(
+        self, batch: Mapping[str, Any], step: int, micro_batches: int = 1
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        self.fresh = []
+        yield from super().losses(batch, step, micro_batches)
+
+    def after_update(self, step: int, total_steps: int) -> None:
+        move_target(self.target, self.online, self.settings.momentum)
+        self.enter(self.fresh)
+        self.fresh = []
 
 
 def mean_over_maps(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from mcl.methods.health import health_of
 from mcl.methods.losses import queue_contrast, unit
 from mcl.methods.queue import KeyQueue
-from mcl.methods.two_views import TwoViews, mean_over_maps
-from mcl.nn.momentum import move_target
+from mcl.methods.two_views import QueuedTwoViews, mean_over_maps
 
 
 @dataclass(frozen=True)
@@ -35,19 +34,14 @@ class Encoded:
     pooled: Tensor
 
 
-class DenseCl(TwoViews):
+class DenseCl(QueuedTwoViews):
     """Two queues for each map: keys of images, and pooled keys of their cells (section 3.2)."""
-
-    advice = dict.fromkeys(
-        ("collapse_spread", "collapse_rank"), "try a lower --method.temperature or a longer --method.queue"
-    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         size = (self.settings.queue, self.settings.embedding)
         self.image_queues = nn.ModuleList(KeyQueue(*size) for _ in self.features.names)
         self.cell_queues = nn.ModuleList(KeyQueue(*size) for _ in self.features.names)
-        self._fresh: list[list[Encoded]] = []  # keys of this step's micro-batches, for each map
 
     def build_heads(self, channels: int) -> dict[str, nn.Module]:
         hidden, width = self.settings.hidden or channels, self.settings.embedding
@@ -56,18 +50,12 @@ class DenseCl(TwoViews):
             "project_cells": DenseCLProjectionHead(channels, hidden, width),
         }
 
-    def losses(
-        self, batch: Mapping[str, Any], step: int, micro_batches: int = 1
-    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        self._fresh = []
-        yield from super().losses(batch, step, micro_batches)
-
     def pair_losses(self, images: Mapping[int, Tensor]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         with self.autocast():
             queries = _encode(self.online, images[1])
             with torch.no_grad():
                 keys = _encode(self.target, images[2])
-        self._fresh.append(keys)
+        self.fresh.append(keys)
         queues = zip(self.image_queues, self.cell_queues, strict=True)
         rows = [self._map_loss(*one) for one in zip(queries, keys, queues, strict=True)]
         loss, numbers = mean_over_maps(self.features.names, rows)
@@ -88,12 +76,10 @@ class DenseCl(TwoViews):
         dense = {"dense_loss": by_cell.detach(), "dense_accuracy": told["accuracy"]}
         return (1 - share) * by_image + share * by_cell, {**numbers, **dense}
 
-    def after_update(self, step: int, total_steps: int) -> None:
-        move_target(self.target, self.online, self.settings.momentum)
-        for number, keys in enumerate(zip(*self._fresh, strict=True)):
+    def enter(self, fresh: Sequence[list[Encoded]]) -> None:
+        for number, keys in enumerate(zip(*fresh, strict=True)):
             self.image_queues[number].put(torch.cat([key.image for key in keys]))
             self.cell_queues[number].put(torch.cat([key.pooled for key in keys]))
-        self._fresh = []
 
     def gathered_numbers(self, images: int) -> int:
         return 2 * images * self.settings.embedding * len(self.image_queues)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,40 +12,28 @@ from torch import Tensor, nn
 from mcl.methods.health import health_of
 from mcl.methods.losses import queue_contrast, unit
 from mcl.methods.queue import KeyQueue
-from mcl.methods.two_views import TwoViews, mean_over_maps
-from mcl.nn.momentum import move_target
+from mcl.methods.two_views import QueuedTwoViews, mean_over_maps
 
 
-class MoCoV2(TwoViews):
+class MoCoV2(QueuedTwoViews):
     """One queue for each map. Joint BatchNorm statistics of all processes stand for the paper's shuffling of images."""
-
-    advice = dict.fromkeys(
-        ("collapse_spread", "collapse_rank"), "try a lower --method.temperature or a longer --method.queue"
-    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.queues = nn.ModuleList(
             KeyQueue(self.settings.queue, self.settings.embedding) for _ in self.features.names
         )
-        self._fresh: list[list[Tensor]] = []  # keys of this step's micro-batches, for each map
 
     def build_heads(self, channels: int) -> dict[str, nn.Module]:
         hidden = self.settings.hidden or channels
         return {"project": MoCoProjectionHead(channels, hidden, self.settings.embedding)}
-
-    def losses(
-        self, batch: Mapping[str, Any], step: int, micro_batches: int = 1
-    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        self._fresh = []
-        yield from super().losses(batch, step, micro_batches)
 
     def pair_losses(self, images: Mapping[int, Tensor]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         with self.autocast():
             queries = [unit(embedding) for embedding in embeddings(self.online, images[1])]
             with torch.no_grad():
                 keys = [unit(embedding) for embedding in embeddings(self.target, images[2])]
-        self._fresh.append(keys)
+        self.fresh.append(keys)
         rows = [
             queue_contrast(query, key, queue.keys, self.settings.temperature)
             for query, key, queue in zip(queries, keys, self.queues, strict=True)
@@ -53,11 +41,9 @@ class MoCoV2(TwoViews):
         loss, numbers = mean_over_maps(self.features.names, rows)
         yield loss, {**health_of(keys), **numbers, "chance": loss.new_tensor(1 / (1 + self.settings.queue))}
 
-    def after_update(self, step: int, total_steps: int) -> None:
-        move_target(self.target, self.online, self.settings.momentum)
-        for queue, keys in zip(self.queues, zip(*self._fresh, strict=True), strict=True):
+    def enter(self, fresh: Sequence[list[Tensor]]) -> None:
+        for queue, keys in zip(self.queues, zip(*fresh, strict=True), strict=True):
             queue.put(torch.cat(keys))
-        self._fresh = []
 
     def gathered_numbers(self, images: int) -> int:
         return images * self.settings.embedding * len(self.queues)
