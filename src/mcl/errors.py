@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -22,6 +23,10 @@ class RunFailed(UserError):
     exit_code = 3
 
 
+class OutOfMemory(RunFailed):
+    """Memory ran out; whoever knows the command adds which of its settings need less."""
+
+
 class WorkerDied(RunFailed):
     """A loader process ended before its work was done."""
 
@@ -32,6 +37,19 @@ class Interrupted(UserError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+@contextmanager
+def about(setting: str) -> Iterator[None]:
+    """Put ``setting`` in front of a ``UserError`` of the block.
+
+    What reads an input tells what is wrong with it; which setting named it, only the caller knows.
+    """
+    try:
+        yield
+    except UserError as error:
+        error.args = (f"{setting} {error}",)
+        raise
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mcl.config.base import dump, from_arguments, from_values, recipe_names
+from mcl.config.base import dump, flat_fields, from_arguments, from_values, recipe_names
 from mcl.config.finetune import FinetuneSettings
 from mcl.config.pretrain import PretrainSettings
 from mcl.errors import UserError
@@ -63,6 +66,8 @@ def test_dashes_underscores_and_none():
     [
         (["--optim.lr", "-1"], "--optim.lr: must be greater than 0, got '-1'"),
         (["--optim.lr", "fast"], "--optim.lr: must be a valid number"),
+        (["--optim.lr", "inf"], "--optim.lr: must be a finite number, got 'inf'"),
+        (["--optim.betas", "[0.9,NaN]"], "--optim.betas.1: must be a finite number"),
         (["--optim.name", "lasr"], "did you mean 'lars'"),
         (["--optim.lrr", "1"], "did you mean 'optim.lr'"),
         (["--warmup_steps", "1"], "did you mean 'schedule.warmup_steps'"),
@@ -126,3 +131,22 @@ def test_the_reference_is_up_to_date():
 def test_importing_mcl_is_quick_and_its_twins_are_all_there():
     code = "import sys, mcl; assert 'torch' not in sys.modules; [getattr(mcl, name) for name in mcl.__all__]"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
+def test_no_number_of_any_command_may_be_infinite(name, wrong):
+    module, settings, *_ = COMMANDS[name]
+    command = getattr(importlib.import_module(module), settings)
+    accepted = []
+    for setting, field in flat_fields(command):
+        if not re.search(r"\bfloat\b", str(field.annotation)):
+            continue
+        several = "list[" in str(field.annotation) or "tuple[" in str(field.annotation)
+        try:
+            from_values(command, {setting: [wrong, wrong] if several else wrong})
+        except UserError as error:
+            if re.search(rf"{re.escape(setting)}\S*: must be a finite number", str(error)):
+                continue
+        accepted.append(setting)
+    assert accepted == []

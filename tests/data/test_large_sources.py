@@ -125,7 +125,7 @@ def test_a_folder_that_has_just_changed_is_not_trusted(large, photos, tmp_path, 
 def test_an_index_that_cannot_be_written_is_done_without(large, photos, tmp_path):
     (tmp_path / "cache").write_text("a file where a folder should be")
     paths, said = list_both(photos, tmp_path / "cache")
-    assert len(paths) == 6 and "not remembered" in said[0] and "--data_cache" in said[0]
+    assert len(paths) == 6 and "not remembered" in said[0] and "data_cache" in said[0]
 
 
 def test_rules_of_folders_hold_for_large_ones(large, tmp_path):
@@ -179,7 +179,7 @@ def test_lists_of_many_names_are_packed_and_may_mix_absolute_ones(photos, tmp_pa
     assert fingerprint(paths) == fingerprint(list(paths))
     monkeypatch.chdir(photos.parent)
     assert fingerprint(find_images(Path("photos/list.txt")))
-    with pytest.raises(UserError, match="leads out of --data_root"):
+    with pytest.raises(UserError, match="leads out of data_root"):
         find_images(photos / "list.txt", photos)
 
 
@@ -418,7 +418,7 @@ def test_bad_tables_are_one_line(table, tmp_path):
     datasets.DatasetDict({"train": table, "test": table}).save_to_disk(tmp_path / "dict")
     for name, column, words in (
         ("bad.parquet", None, "cannot be read"), ("labels.parquet", None, "no column of encoded pictures"),
-        ("two.parquet", None, "choose one with --data_column"), ("two.parquet", "thum", "did you mean 'thumb'"),
+        ("two.parquet", None, "choose one as data_column"), ("two.parquet", "thum", "did you mean 'thumb'"),
         ("two.parquet", "label", "holds no encoded pictures"), ("dict", None, "has the splits test, train"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=words) as caught:

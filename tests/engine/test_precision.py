@@ -7,7 +7,7 @@ import torch
 
 from mcl.engine.machine import precision
 from mcl.engine.machine.precision import Format, formats_for, try_formats
-from mcl.errors import RunFailed
+from mcl.errors import OutOfMemory
 
 CPU = torch.device("cpu")
 FP32, BF16, OTHER = formats_for(True)
@@ -88,19 +88,35 @@ def test_processes_decide_by_numbers_that_they_agree_on(monkeypatch):
     assert found.chosen.format == FP32 and asked == [*[1.0] * 4, 0.5, *[0.5] * 4]
 
 
-def test_what_does_not_fit_memory_is_not_taken(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("too large"), MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=type,
+)  # fmt: skip
+def test_what_does_not_fit_memory_is_not_taken(monkeypatch, error):
     monkeypatch.setattr(precision, "bf16_slowdown", lambda: 0.5)
 
     def build(chosen):
         def step():
             if chosen.precision == "fp32":
-                raise torch.OutOfMemoryError("too large")
+                raise error
 
         return step
 
     assert try_formats(build, formats_for(True), CPU).chosen.format == BF16
-    with pytest.raises(RunFailed, match="no step fits: fp32, channels_last does not fit.*--batch"):
+    with pytest.raises(OutOfMemory, match="no step fits: fp32, channels_last does not fit the machine's memory; fp32"):
         try_formats(build, [FP32, OTHER], CPU)
+
+
+def test_other_errors_of_a_trial_are_not_taken_for_a_lack_of_memory(monkeypatch):
+    def build(chosen):
+        raise RuntimeError("expected scalar type")
+
+    with pytest.raises(RuntimeError, match="scalar type"):
+        try_formats(build, [FP32], CPU)
 
 
 def test_a_trial_leaves_the_random_numbers_alone(monkeypatch):

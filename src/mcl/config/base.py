@@ -26,7 +26,8 @@ C = TypeVar("C", bound="Command")
 class Section(BaseModel):
     """A group of settings inside a command (``--section.setting``)."""
 
-    model_config = ConfigDict(extra="forbid")
+    # No number may be infinite or NaN: it would only come out in the loss, or nowhere.
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     #: settings of which one is given: a layer that sets one takes away what layers below said of the others
     one_of: ClassVar[tuple[str, ...]] = ()
@@ -37,6 +38,7 @@ class Command(BaseSettings):
 
     model_config = SettingsConfigDict(
         extra="forbid",
+        allow_inf_nan=False,
         cli_kebab_case=False,
         cli_avoid_json=True,
         cli_hide_none_type=True,

@@ -10,13 +10,13 @@ from datetime import datetime
 from pathlib import Path
 
 from mcl.errors import UserError
+from mcl.run_files import LOCK
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-NAME = ".lock"
 #: what a file system without locks answers
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
@@ -41,7 +41,7 @@ class FolderLock:
             UserError: another run holds it; says which.
             OSError: the folder cannot be written.
         """
-        self.path, self.warning, self.thread = folder.resolve() / NAME, None, threading.get_ident()
+        self.path, self.warning, self.thread = folder.resolve() / LOCK, None, threading.get_ident()
         if any(lock.path == self.path for lock in _held):
             raise UserError(f"--out {folder}: a run is going on in this folder, in this very process")
         self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 (closed in release)

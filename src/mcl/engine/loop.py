@@ -15,7 +15,12 @@ from mcl.config.optim import LoopSettings
 from mcl.config.watch import WatchSettings
 from mcl.engine.checkpoint import CheckpointFailed, first_not_finite, save_checkpoint, take_back
 from mcl.engine.logging import Display, Metrics, describe, duration, end_time
-from mcl.engine.machine.memory import peak_bytes, usable_cores
+from mcl.engine.machine.memory import (
+    describe_out_of_memory,
+    is_out_of_memory,
+    peak_bytes,
+    usable_cores,
+)
 from mcl.engine.observer import CHECKPOINT, DATA, LOGGING, LOOP, STEP, Nobody, Observer
 from mcl.engine.processes.distributed import (
     Agreement,
@@ -29,7 +34,7 @@ from mcl.engine.run_folder import RunFolder
 from mcl.engine.tally import Tally
 from mcl.engine.trainable import LoopSummary, Trainable
 from mcl.engine.watch import Watch
-from mcl.errors import Interrupted, RunFailed, WorkerDied
+from mcl.errors import Interrupted, OutOfMemory, RunFailed, WorkerDied
 from mcl.randomness import STREAM_STEP, seed_for
 from mcl.signals import Caught, StopWaiting, catch_signals
 
@@ -68,6 +73,7 @@ def run_loop(
     Raises:
         UserError: the checkpoint is damaged, or of another network.
         RunFailed: the loss or a weight is not finite, a loader process died, or a checkpoint cannot be written.
+        OutOfMemory: in a step, in the loader, or while a checkpoint was put together.
         Interrupted: SIGINT, SIGTERM or SIGUSR1 came; the checkpoint has been written.
     """
     start_step, before = 0, {"seconds": 0.0, "waited": 0.0}
@@ -124,6 +130,10 @@ class _Runner:
                         self._stop(number, step + 1)
                     if (step + 1) % self.settings.checkpoint_every == 0 or step + 1 == self.total_steps:
                         self._save(step + 1, display)
+        except (RuntimeError, MemoryError, OSError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"{describe_out_of_memory(error)}; last good checkpoint: {self.kept}") from None
         finally:
             getattr(stream, "close", lambda: None)()
             if metrics:
@@ -138,9 +148,12 @@ class _Runner:
                 batch = next(stream)
         except StopWaiting:
             self._stop(caught.number, done)
-        except WorkerDied as error:
-            if done and process_count() == 1:  # the others of several are in the middle of a step
-                self._save(done)
+        except Exception as error:
+            died = isinstance(error, WorkerDied)
+            if (died or is_out_of_memory(error)) and done and process_count() == 1:
+                self._save(done)  # (the others of several are in the middle of a step)
+            if not died:
+                raise
             raise RunFailed(
                 f"{error}; last good checkpoint: {self.kept}; continue with --resume, "
                 "with fewer --loop.workers if memory ran out"

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcl.engine.lock import NAME as LOCK
 from mcl.engine.lock import FolderLock
 from mcl.engine.processes.distributed import barrier, is_main
 from mcl.errors import UserError
+from mcl.run_files import CHECKPOINTS, CONFIG, LOCK
 
-CONFIG = "config.yaml"
+#: what a run adds to as it goes on; the rest of what it writes before its first checkpoint, the next one replaces
+GROWING = ("metrics.jsonl", "tensorboard", "skipped.txt")
+#: what only a run leaves that has ended well
+RESULTS = ("summary.json", "eval.json", "*.safetensors")
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,10 @@ class RunFolder:
     ) -> RunFolder:
         """Make or reopen a folder.
 
-        A folder that is not empty is refused without ``resume`` or ``overwrite``; ``overwrite`` removes only
-        folders that hold a run (a ``config.yaml``), so that a mistyped path costs nothing. The folder is locked
-        until the command ends (``mcl.run.guard``) or the process does.
+        A folder that is not empty is refused without ``resume`` or ``overwrite``, but for one whose run did not get
+        as far as its first line of numbers; ``overwrite`` removes only folders that hold a run (a ``config.yaml``),
+        so that a mistyped path costs nothing. The folder is locked until the command ends (``mcl.run.guard``) or the
+        process does.
 
         Args:
             lock: of several processes of one run, the first one locks.
@@ -46,12 +50,16 @@ class RunFolder:
             if lock and (path / LOCK).is_file():
                 held = FolderLock(path)  # first: a run that goes on there is the news, not its files
             folder = cls(path)
-            folder._refuse_what_is_there(resume, overwrite)
+            # Where nothing is locked, a run that has just begun may be going on.
+            if held and not held.warning and not resume and folder.has_nothing_done and not folder.has_numbers:
+                folder.forget_attempt()
+            else:
+                folder._refuse_what_is_there(resume, overwrite)
             path.mkdir(parents=True, exist_ok=True)
             held = held or (FolderLock(path) if lock else None)
             if overwrite and not resume:
                 folder._clear()
-            (path / "checkpoints").mkdir(exist_ok=True)
+            (path / CHECKPOINTS).mkdir(exist_ok=True)
             probe = path / ".writable"
             probe.touch()
             probe.unlink()
@@ -80,21 +88,36 @@ class RunFolder:
         if not path.is_dir() or all(entry.name == LOCK for entry in path.iterdir()):
             return
         if not overwrite:
-            raise UserError(
-                f"--out {path}: not empty; give --resume to continue it, --overwrite to replace it"
-            )
+            resumable = "" if self.has_nothing_done else "--resume to continue it, "
+            raise UserError(f"--out {path}: not empty; give {resumable}--overwrite to replace it")
         if not (path / CONFIG).is_file():
             raise UserError(
                 f"--out {path}: not empty and not a run of mcl (no {CONFIG}); choose another folder"
             )
 
+    @property
+    def has_nothing_done(self) -> bool:
+        """Whether a run began here and left neither a checkpoint nor a result."""
+        begun = (self.path / CONFIG).is_file() and (self.path / CHECKPOINTS).is_dir()
+        return begun and not self.checkpoint.exists() and not any(any(self.path.glob(name)) for name in RESULTS)
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether a line of metrics was written."""
+        return self.metrics.exists() and self.metrics.stat().st_size > 0
+
+    def forget_attempt(self) -> None:
+        """Remove the numbers of a run that came to nothing, so that the next one may begin here."""
+        for name in GROWING:
+            _remove(self.path / name)
+        for left in (self.path / CHECKPOINTS).iterdir():  # half of a first one
+            _remove(left)
+
     def _clear(self) -> None:
         """Remove all but the lock, which this process holds by now."""
         for entry in self.path.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry.name != LOCK:
-                entry.unlink()
+            if entry.name != LOCK:
+                _remove(entry)
 
     @property
     def config(self) -> str | None:
@@ -105,7 +128,7 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         """The newest complete checkpoint."""
-        return self.path / "checkpoints" / "last.pt"
+        return self.path / CHECKPOINTS / "last.pt"
 
     @property
     def metrics(self) -> Path:
@@ -136,6 +159,14 @@ class UnwrittenFolder(RunFolder):
     def write_text(self, name: str, text: str) -> Path:
         """Nothing is written."""
         return self.path / name
+
+
+def _remove(path: Path) -> None:
+    """Whatever it is; a link, not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def open_run_folder(path: Path | str, resume: bool = False, overwrite: bool = False) -> RunFolder:

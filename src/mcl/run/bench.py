@@ -22,6 +22,7 @@ from mcl.engine.logging import console
 from mcl.engine.machine.allocator import freed_memory_kept
 from mcl.engine.machine.device import prepare_device
 from mcl.engine.machine.precision import with_format
+from mcl.errors import about
 from mcl.methods.step import try_recipe
 from mcl.run.pretrain import pretrain
 
@@ -87,7 +88,8 @@ def bench_scale(settings: BenchScaleSettings) -> dict[str, Any]:
 def _picture_sets(settings: BenchDataSettings, folder: Path) -> list[list[Path]]:
     """Sets of files to measure on; fewer of large pictures, so that each set takes about as long."""
     if settings.data is not None:
-        return [find_images(settings.data)[: settings.images]]
+        with about("--data"):
+            return [find_images(settings.data)[: settings.images]]
     sets = []
     for size in settings.sizes:
         width, height = map(int, size.split("x"))

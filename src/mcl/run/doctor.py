@@ -23,6 +23,7 @@ from mcl.data.sources.find import check_readable, find_images
 from mcl.engine.logging import console, duration
 from mcl.engine.machine.device import prepare_device
 from mcl.engine.optim import resolve_length
+from mcl.errors import about
 from mcl.methods.build import build_method
 
 
@@ -68,8 +69,10 @@ def _images(settings: DoctorSettings) -> Iterator[tuple[list[Path], str, int]]:
             paths = write_pictures(Path(folder), settings.images, 500, 375)
             yield paths, f"generated JPEGs ({size_of(paths)})", 0
         return
-    found = find_images(settings.data, settings.data_root)
-    check_readable(found, 0.5, settings.seed)
+    with about("--data"):
+        found = find_images(settings.data, settings.data_root)
+    with about(f"--data {settings.data}:"):
+        check_readable(found, 0.5, settings.seed)
     paths = list(found[: settings.images])
     yield paths, f"{len(paths)} of {len(found):,} images of {settings.data}", len(found)
 

@@ -37,7 +37,7 @@ from mcl.engine.processes.distributed import (
 from mcl.engine.processes.gradients import GradientAverage
 from mcl.engine.processes.job import joined
 from mcl.engine.run_folder import open_run_folder
-from mcl.errors import UserError, printable
+from mcl.errors import UserError, about, printable
 from mcl.interop.reading.initial import apply_initial_weights
 from mcl.methods.base import Method
 from mcl.methods.build import build_method, compute_in, wanted_of
@@ -76,9 +76,10 @@ def pretrain(settings: PretrainSettings, observe: Observer | None = None) -> dic
 def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str, Any]:
     share = _share_of_batch(settings)
     paths = _find(settings)
-    unreadable = broadcast_object(
-        lambda: check_readable(paths, settings.max_unreadable, settings.seed, max_pixels=settings.max_pixels)
-    )
+    with about(f"--data {settings.data}:"):
+        unreadable = broadcast_object(
+            lambda: check_readable(paths, settings.max_unreadable, settings.seed, max_pixels=settings.max_pixels)
+        )
     device = prepare_device(settings.loop)
     method = main_first(lambda: _build(settings))
     folder = open_run_folder(settings.out, settings.resume, settings.overwrite)
@@ -183,12 +184,13 @@ class Pretraining:
 
 
 def _find(settings: PretrainSettings) -> Sequence[Picture]:
-    paths = main_first(
-        lambda: find_images(
-            settings.data, settings.data_root, settings.data_cache, settings.data_column,
-            say=lambda line: console.print(line, markup=False),
-        )
-    )  # fmt: skip
+    with about("--data"):
+        paths = main_first(
+            lambda: find_images(
+                settings.data, settings.data_root, settings.data_cache, settings.data_column,
+                say=lambda line: console.print(line, markup=False),
+            )
+        )  # fmt: skip
     require_same(len(paths), f"the number of images in {settings.data}")
     return paths
 

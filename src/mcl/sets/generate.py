@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from mcl.config.data import SceneSettings
-from mcl.data.labels.coco_write import coco, picture_record, write_json
+from mcl.data.labels.coco_write import coco, image_record, mask_annotation, write_json
 from mcl.errors import UserError
-from mcl.sets.compose import Composer
+from mcl.sets.compose import Composer, Picture
 from mcl.sets.cutouts import Sources
 from mcl.sets.preview import write_preview
 
@@ -81,7 +81,7 @@ def _write_picture(stage: Path, part: Part, index: int) -> dict[str, Any] | None
     picture = getattr(composer, part.method)(rng)
     name = f"{part.folder}/{index:06d}.jpg"
     picture.image.save(stage / name, quality=composer.settings.jpeg_quality)
-    return picture_record(name, picture) if part.labelled else None
+    return _record(name, picture) if part.labelled else None
 
 
 @contextmanager
@@ -101,3 +101,9 @@ def _mapper(workers: int, composers: dict[str, Composer]) -> Iterator[Any]:
         raise UserError(
             f"--workers {workers}: a worker process died (out of memory?); try --workers 1"
         ) from None
+
+
+def _record(file_name: str, picture: Picture) -> dict[str, Any]:
+    """Image entry with an annotation for each object."""
+    annotations = [mask_annotation(o.label, o.visible) | {"source": o.source} for o in picture.objects]
+    return image_record(file_name, picture.image.size, annotations) | {"background": picture.background}

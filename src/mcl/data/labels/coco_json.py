@@ -168,14 +168,14 @@ def _present(
     known: dict[int, dict[str, Any]], path: Path, root: Path, max_missing: float
 ) -> tuple[list[int], list[str]]:
     if not root.is_dir():
-        raise UserError(f"--images {root}: no such folder")
+        raise UserError(f"{path}: no folder {root} for its images")
     missing = [entry["file_name"] for entry in known.values() if not _has_content(root / entry["file_name"])]
     if not missing:
         return list(known), []
     count = f"{len(missing)} of {len(known)} images"
     found = f"{path}: {count} are missing or empty in {root}, the first: {missing[0]!r}"
     if len(missing) == len(known) or len(missing) > max_missing * len(known):
-        raise UserError(f"{found}; check --images, or allow a share with --max_missing (now {max_missing:g})")
+        raise UserError(f"{found}; give their folder, or allow a share with max_missing (now {max_missing:g})")
     gone = set(missing)
     return [i for i, entry in known.items() if entry["file_name"] not in gone], [f"{found}: left out"]
 

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from faster_coco_eval.core import mask as coco_mask
 
-from mcl.sets.compose import Picture
-
 
 def box_annotation(label: int, box: Sequence[float]) -> dict[str, Any]:
     """Annotation without mask; ``box`` is (left, top, width, height) in pixels, ``label`` counts from 0."""
@@ -33,14 +31,8 @@ def mask_annotation(label: int, mask: np.ndarray) -> dict[str, Any]:
     }
 
 
-def picture_record(file_name: str, picture: Picture) -> dict[str, Any]:
-    """Image entry with its annotations; ids are given by :func:`coco`."""
-    annotations = [mask_annotation(o.label, o.visible) | {"source": o.source} for o in picture.objects]
-    return image_record(file_name, picture.image.size, annotations) | {"background": picture.background}
-
-
 def image_record(file_name: str, size: tuple[int, int], annotations: list[dict[str, Any]]) -> dict[str, Any]:
-    """The same for any image; ``size`` is (width, height)."""
+    """Image entry with its annotations; ``size`` is (width, height), ids are given by :func:`coco`."""
     return {"file_name": file_name, "width": size[0], "height": size[1], "annotations": annotations}
 
 

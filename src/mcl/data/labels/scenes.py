@@ -21,7 +21,7 @@ from mcl.data.loading.decode import TooManyPixels, UnreadableImage, read_image
 from mcl.errors import UserError
 from mcl.randomness import STREAM_DETECTION, seeded
 
-LARGER = "(--max_pixels); raise it, or take the image out of the annotations"
+LARGER = "(max_pixels); raise it, or take the image out of the annotations"
 
 
 @dataclass(frozen=True)

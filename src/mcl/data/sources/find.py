@@ -54,7 +54,7 @@ def find_images(
     if not os.path.exists(source):  # not Path.exists: it raises for names that are too long
         if any(character in str(source) for character in WILD):
             return _from_files(str(source), _expand(str(source)), cache, column, say)
-        raise UserError(f"--data {source}: no such file or folder{_hint_missing(source)}")
+        raise UserError(f"{source}: no such file or folder{_hint_missing(source)}")
     if source.is_dir():
         return _from_folder(source, cache, column, say)
     base = root or source.parent
@@ -91,13 +91,13 @@ def check_readable(
         first, reason = next((printable(str(picture)), why) for picture, why in unreadable.items())
         if len(unreadable) == len(order):
             raise UserError(
-                f"--data: none of {len(order)} images tried can be read; the first: {first}: {reason}"
+                f"none of {len(order)} images tried can be read; the first: {first}: {reason}"
             )
         # One bad file in a sample of 64 is 1.6 %: below this many the sample says nothing about the share.
         if len(unreadable) > max(1, max_share * len(order)):
             raise UserError(
-                f"--data: {len(unreadable)} of {len(order)} images tried cannot be read, more than "
-                f"{max_share:.0%} (data.max_unreadable); the first: {first}: {reason}"
+                f"{len(unreadable)} of {len(order)} images tried cannot be read, more than "
+                f"{max_share:.0%} (max_unreadable); the first: {first}: {reason}"
             )
     return unreadable
 
@@ -144,7 +144,7 @@ def _from_folder(
         return _from_files(str(source), files, cache, column, say)
     if not len(paths):
         raise UserError(
-            f"--data {source}: no image in this folder or below it (looked for {', '.join(sorted(SUFFIXES))}, "
+            f"{source}: no image in this folder or below it (looked for {', '.join(sorted(SUFFIXES))}, "
             f"and {' and '.join(FILES)})"
         )
     return paths
@@ -163,9 +163,9 @@ def _from_files(
     if kinds == {".parquet"}:
         return open_parquet(files, column, cache)
     if any(file.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")) for file in files):
-        raise UserError(f"--data {source}: compressed shards; unpack them to plain .tar (pictures are read by seek)")
+        raise UserError(f"{source}: compressed shards; unpack them to plain .tar (pictures are read by seek)")
     raise UserError(
-        f"--data {source}: give a folder, a .txt list of paths, a COCO .json, .tar shards or .parquet files"
+        f"{source}: give a folder, a .txt list of paths, a COCO .json, .tar shards or .parquet files"
         + (f" (not {' and '.join(sorted(kinds))} at once)" if len(kinds) > 1 else "")
     )
 
@@ -176,7 +176,7 @@ def _expand(pattern: str) -> list[str]:
     for name in _braces(pattern):
         found = sorted(glob.glob(name, recursive=True)) if any(c in name for c in "*?[") else [name]
         if not found or not os.path.isfile(found[0]):
-            raise UserError(f"--data {pattern}: no file {name}")
+            raise UserError(f"{pattern}: no file {name}")
         files += found
     return list(dict.fromkeys(files))
 
@@ -188,12 +188,12 @@ def _braces(pattern: str) -> list[str]:
         from braceexpand import UnbalancedBracesError, braceexpand
     except ImportError:
         raise UserError(
-            f"--data {pattern}: braces need braceexpand: pip install 'mcl[shards]' (or give the folder, or use *)"
+            f"{pattern}: braces need braceexpand: pip install 'mcl[shards]' (or give the folder, or use *)"
         ) from None
     try:
         return list(braceexpand(pattern))
     except UnbalancedBracesError as error:
-        raise UserError(f"--data {pattern}: {error}") from None
+        raise UserError(f"{pattern}: {error}") from None
 
 
 def _from_list(source: Path, root: Path, inside: bool) -> Sequence[Picture]:
@@ -201,10 +201,10 @@ def _from_list(source: Path, root: Path, inside: bool) -> Sequence[Picture]:
     try:
         lines = source.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--data {source}: cannot be read as UTF-8 text: {error}") from None
+        raise UserError(f"{source}: cannot be read as UTF-8 text: {error}") from None
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if inside and (outside := next(filter(leads_out, names), None)):
-        raise UserError(f"--data {source}: {printable(outside)} leads out of --data_root {root}")
+        raise UserError(f"{source}: {printable(outside)} leads out of data_root {root}")
     return _existing(source, root, names)
 
 
@@ -213,16 +213,16 @@ def _from_coco(source: Path, root: Path) -> Sequence[Picture]:
         images = json.loads(source.read_text("utf-8"))["images"]
         names = [image["file_name"] for image in images]
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--data {source}: not valid JSON: {' '.join(str(error).split())}") from None
+        raise UserError(f"{source}: not valid JSON: {' '.join(str(error).split())}") from None
     except (KeyError, TypeError):
         raise UserError(
-            f"--data {source}: no 'images' list with 'file_name' in it; is it a COCO JSON?"
+            f"{source}: no 'images' list with 'file_name' in it; is it a COCO JSON?"
         ) from None
     for name in names:
         if not isinstance(name, str) or not name or "\0" in name or _not_text(name):
-            raise UserError(f"--data {source}: file_name {name!r} is no file's name")
+            raise UserError(f"{source}: file_name {name!r} is no file's name")
         if leads_out(name):
-            raise UserError(f"--data {source}: file_name {name!r} leads out of the image folder {root}")
+            raise UserError(f"{source}: file_name {name!r} leads out of the image folder {root}")
     return _existing(source, root, names)
 
 
@@ -237,11 +237,11 @@ def _not_text(name: str) -> bool:
 def _existing(source: Path, root: Path, names: list[str]) -> Sequence[Picture]:
     names = list(dict.fromkeys(names))
     if not names:
-        raise UserError(f"--data {source}: names no image")
+        raise UserError(f"{source}: names no image")
     if not any(os.path.isfile(root / name) for name in names):
         raise UserError(
-            f"--data {source}: none of its {len(names)} images exists; the first looked for is {root / names[0]} "
-            "(give the folder that names start from with --data_root)"
+            f"{source}: none of its {len(names)} images exists; the first looked for is {root / names[0]} "
+            "(give the folder that names start from as data_root)"
         )
     # Missing ones stay in: they are skipped, counted and listed like other unreadable images.
     if len(names) > LARGE:

@@ -82,7 +82,7 @@ def open_saved(folder: Path, column: str | None) -> RowPictures:
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(entry.name for entry in folder.iterdir() if (entry / "state.json").is_file())
         if len(splits) != 1:
-            raise UserError(f"--data {folder}: has the splits {', '.join(splits) or '(none)'}; give one: --data {folder / (splits or ['train'])[0]}")
+            raise UserError(f"{folder}: has the splits {', '.join(splits) or '(none)'}; give one: {folder / (splits or ['train'])[0]}")
         folder = folder / splits[0]
     datasets = _library(folder)
     with _one_line(folder):
@@ -111,7 +111,7 @@ def _rows(name: str, dataset: Any, column: str | None, datasets: Any) -> RowPict
         if isinstance(dataset.features[column], datasets.Image):
             dataset = dataset.cast_column(column, datasets.Image(decode=False))
     if not len(dataset):
-        raise UserError(f"--data {name}: has no row")
+        raise UserError(f"{name}: has no row")
     return RowPictures(name, dataset, column)
 
 
@@ -120,13 +120,13 @@ def _choose(name: str, features: Any, column: str | None, datasets: Any) -> str:
     encoded = images or [key for key, kind in features.items() if _holds_bytes(kind, datasets)]
     if column is not None:
         if column not in features:
-            raise UserError(f"--data_column {column}: no such column in {name}{did_you_mean(column, features)}; it has: {', '.join(features)}")
+            raise UserError(f"{name}: no column {column!r} (data_column){did_you_mean(column, features)}; it has: {', '.join(features)}")
         if not isinstance(features[column], datasets.Image) and not _holds_bytes(features[column], datasets):
-            raise UserError(f"--data_column {column}: holds no encoded pictures in {name} (but {features[column]})")
+            raise UserError(f"{name}: column {column!r} (data_column) holds no encoded pictures (but {features[column]})")
         return column
     if len(encoded) != 1:
         found = f"columns {', '.join(encoded)}: choose one" if encoded else f"no column of encoded pictures (columns: {', '.join(features)})"
-        raise UserError(f"--data {name}: {found}{' with --data_column' if encoded else ''}")
+        raise UserError(f"{name}: {found}{' as data_column' if encoded else ''}")
     return encoded[0]
 
 
@@ -140,7 +140,7 @@ def _library(name: str | Path) -> Any:
     try:
         import datasets
     except ImportError:
-        raise UserError(f"--data {name}: parquet files and saved datasets need datasets: pip install 'mcl[hf]'") from None
+        raise UserError(f"{name}: parquet files and saved datasets need datasets: pip install 'mcl[hf]'") from None
     datasets.disable_progress_bars()
     return datasets
 
@@ -153,4 +153,4 @@ def _one_line(name: str | Path) -> Iterator[None]:
         raise
     except Exception as error:  # pyarrow and datasets raise anything about a damaged file
         cause = error.__cause__ or error
-        raise UserError(f"--data {name}: cannot be read: {printable(' '.join(str(cause).split()))[:200] or type(cause).__name__}") from None
+        raise UserError(f"{name}: cannot be read: {printable(' '.join(str(cause).split()))[:200] or type(cause).__name__}") from None

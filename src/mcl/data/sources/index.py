@@ -71,7 +71,7 @@ def list_folder(root: Path, cache: Path, say: Callable[[str], None]) -> list[Pic
                 return StoredPaths(root, stored)
         else:
             reason = "no lock file can be made there"
-    say(f"{took}; not remembered: {printable(str(store.folder))}: {reason} (--data_cache chooses another place)")
+    say(f"{took}; not remembered: {printable(str(store.folder))}: {reason} (data_cache chooses another place)")
     return ImagePaths(root, listing.names.packed())
 
 
@@ -122,7 +122,7 @@ def _walk(root: str) -> Iterator[tuple[str, State, list[str]]]:
             names, folders = _scan(path)
         except OSError as error:
             if not relative:
-                raise UserError(f"--data {root}: cannot be listed: {error.strerror or error}") from None
+                raise UserError(f"{root}: cannot be listed: {error.strerror or error}") from None
             continue  # a folder that went away or may not be read
         yield relative, _state(status, time.time_ns()), names
         prefix = relative and relative + "/"

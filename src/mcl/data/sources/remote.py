@@ -48,7 +48,7 @@ def fetch_shards(urls: Sequence[str], cache: Path, say: Callable[[str], None]) -
                     took = f"{path.stat().st_size / 1e6:,.1f} MB in {time.perf_counter() - started:.1f} s"
                     say(f"fetched shard {number} of {len(urls)} ({took}): {printable(url)} -> {path}")
         except OSError as error:
-            raise UserError(f"--data {url}: cannot be kept in {cache}: {error.strerror or error} (--data_cache)") from None
+            raise UserError(f"{url}: cannot be kept in {cache}: {error.strerror or error} (data_cache)") from None
     return [str(path) for path in paths]
 
 
@@ -56,7 +56,7 @@ def _fetch(url: str, path: Path) -> None:
     try:
         from webdataset.gopen import gopen
     except ImportError:
-        raise UserError(f"--data {url}: shards from a URL or a command need webdataset: pip install 'mcl[shards]'") from None
+        raise UserError(f"{url}: shards from a URL or a command need webdataset: pip install 'mcl[shards]'") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
@@ -65,7 +65,7 @@ def _fetch(url: str, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         if not tarfile.is_tarfile(partial):
-            raise UserError(f"--data {url}: what came from there is no tar file ({partial.stat().st_size:,} bytes)")
+            raise UserError(f"{url}: what came from there is no tar file ({partial.stat().st_size:,} bytes)")
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -75,15 +75,15 @@ def _copy(gopen: Callable, url: str, file) -> None:
     try:
         stream = gopen(url)
     except Exception as error:  # an unknown scheme, or the program that fetches it is not installed
-        raise UserError(f"--data {url}: cannot be opened: {printable(str(error))}") from None
+        raise UserError(f"{url}: cannot be opened: {printable(str(error))}") from None
     try:
         shutil.copyfileobj(_Source(stream), file, 2**20)
         stream.close()  # tells how the command ended
     except _SourceFailed as error:
-        raise UserError(f"--data {url}: fetching failed: {error}") from None
+        raise UserError(f"{url}: fetching failed: {error}") from None
     except OSError as error:
         if error.errno is None:  # webdataset's own: the command's exit code
-            raise UserError(f"--data {url}: fetching failed: {printable(str(error))[:200]}") from None
+            raise UserError(f"{url}: fetching failed: {printable(str(error))[:200]}") from None
         raise
 
 

@@ -107,7 +107,7 @@ def list_shards(shards: Sequence[str], cache: Path, say: Callable[[str], None]) 
             places.extend((number, offset, size))
     if not len(members):
         others = f" or the other {len(shards) - 1} shards" if len(shards) > 1 else ""
-        raise UserError(f"--data {shards[0]}: no image in it{others}")
+        raise UserError(f"{shards[0]}: no image in it{others}")
     packed, table = members.packed(), np.frombuffer(places, np.int64).reshape(-1, 3)
     took = f"{len(packed):,} images in {len(shards)} shard(s) indexed in {time.perf_counter() - started:.1f} s"
     if len(packed) <= LARGE:
@@ -117,7 +117,7 @@ def list_shards(shards: Sequence[str], cache: Path, say: Callable[[str], None]) 
             arrays = {"members": packed.blob, "members_ends": packed.ends, "places": table}
             stored = store.write(arrays, {"states": states, "rules": RULES})
     except OSError as error:
-        say(f"{took}; not remembered: {printable(str(store.folder))}: {error.strerror or error} (--data_cache)")
+        say(f"{took}; not remembered: {printable(str(store.folder))}: {error.strerror or error} (data_cache)")
         return TarPictures(shards, packed, table)
     say(f"{took}; remembered in {printable(str(stored.folder))} until a shard changes")
     return TarPictures.open(shards, stored)
@@ -148,13 +148,13 @@ def read_members(shard: str) -> Iterator[tuple[str, int, int]]:
             if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
                 raise tarfile.ReadError(f"no end mark after {archive.offset:,} bytes")
     except FileNotFoundError:
-        raise UserError(f"--data {shard}: no such file") from None
+        raise UserError(f"{shard}: no such file") from None
     except Exception as error:  # damaged headers can raise anything
         compression = _compression(shard)
         if compression:
-            raise UserError(f"--data {shard}: compressed with {compression}; unpack it to a plain .tar first (pictures are read by seek)") from None
+            raise UserError(f"{shard}: compressed with {compression}; unpack it to a plain .tar first (pictures are read by seek)") from None
         reason = printable(str(error))[:200] or type(error).__name__
-        raise UserError(f"--data {shard}: damaged or no tar file ({reason}); make or fetch it again") from None
+        raise UserError(f"{shard}: damaged or no tar file ({reason}); make or fetch it again") from None
 
 
 class _Headers(io.FileIO):
@@ -170,7 +170,7 @@ def _state(shard: str) -> list[int]:
     try:
         status = os.stat(shard)
     except OSError as error:
-        raise UserError(f"--data {shard}: {error.strerror or error}") from None
+        raise UserError(f"{shard}: {error.strerror or error}") from None
     return [status.st_size, status.st_mtime_ns]
 
 

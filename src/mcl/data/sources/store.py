@@ -43,7 +43,7 @@ def cache_folder(setting: Path | None) -> Path:
     """The folder for what is computed once about data: as set, or ``$XDG_CACHE_HOME/mcl`` (``~/.cache/mcl``).
 
     A user without a home (a container's number without HOME) gets ``/.cache/mcl``, as Docker would have it; what
-    cannot be written there is done without, or told with ``--data_cache``.
+    cannot be written there is done without, or told with the setting ``data_cache``.
     """
     if setting is not None:
         return setting

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import resource
 import sys
 from pathlib import Path
 
 import torch
 
+from mcl.errors import OutOfMemory, UserError
+
 CPU = torch.device("cpu")
 CGROUP = Path("/sys/fs/cgroup")
+#: of RuntimeErrors: torch's allocator, its libraries for GPUs, oneDNN, shared memory between loader processes
+WORDS = (
+    "can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED",
+    "std::bad_alloc", "unable to allocate shared memory",
+)  # fmt: skip
 
 
 def reset_peak(device: torch.device = CPU) -> None:
@@ -68,6 +77,34 @@ def gpu_share() -> float | None:
         torch.cuda.max_memory_reserved()
         / torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, torch's on a CPU or a GPU, or the system's (a fork, a mapped file).
+
+    torch has a class of its own for GPUs only; elsewhere, and in what a loader process hands on, the words tell.
+    """
+    if isinstance(error, UserError):
+        return isinstance(error, OutOfMemory)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
+
+
+def describe_out_of_memory(error: BaseException) -> str:
+    """Where memory ran out, and how much was asked for in vain, as far as an error tells."""
+    if isinstance(error, OutOfMemory):
+        return str(error)
+    where = "GPU memory" if "CUDA" in str(error) else "memory"
+    amount = re.search(r"allocat\w+ (\d[\d.]*) ?(bytes|[KMGT]i?B)\b", str(error))
+    if amount is None:
+        return f"out of {where}"
+    size, unit = float(amount[1]), amount[2]
+    if unit == "bytes":
+        size, unit = (size / 2**30, "GiB") if size >= 2**30 else (size / 2**20, "MiB")
+    return f"out of {where} ({size:,.1f} {unit} could not be had)"
 
 
 def usable_cores() -> int:

@@ -16,7 +16,8 @@ import torch
 from torch.nn.functional import conv2d
 
 from mcl.config.base import Command
-from mcl.errors import RunFailed
+from mcl.engine.machine.memory import is_out_of_memory
+from mcl.errors import OutOfMemory
 
 S = TypeVar("S", bound=Command)
 STEPS = 3  # timed, after one that is not
@@ -96,7 +97,7 @@ def try_formats(
             and choose alike; called on each of them for the same numbers in the same order.
 
     Raises:
-        RunFailed: no format has room for a step.
+        OutOfMemory: no format has room for a step.
     """
     began, tried, best = clock(), [], None
     devices = [device] if device.type == "cuda" else []
@@ -108,7 +109,7 @@ def try_formats(
             if tried[-1].seconds is not None and (best is None or tried[-1].seconds < min(best)):
                 best = times
     if best is None:
-        raise RunFailed(f"no step fits: {'; '.join(map(str, tried))}; try a smaller --batch or --image_size")
+        raise OutOfMemory(f"no step fits: {'; '.join(map(str, tried))}")
     return Trial(tuple(tried), clock() - began)
 
 
@@ -141,8 +142,10 @@ def _time(
             if sum(times) >= LONG:
                 break
         return times, ""
-    except torch.OutOfMemoryError:
-        return [], "does not fit the GPU's memory"
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return [], f"does not fit {'the GPU' if device.type == 'cuda' else 'the machine'}'s memory"
     finally:
         del step
         gc.collect()
