@@ -64,6 +64,7 @@ MAY_DIFFER = (
     "feature_cache_gb",
 )
 TRIAL_LR = 1e-6  # of the precision trial: diverging numbers cost other time than training does
+REMEDY = "leave --parts away to take what was trained, or give --allow_partial to start the rest fresh"
 DEFAULT_STEPS, SCRATCH_SIZE, SCRATCH_WINDOW = 600, 224, 7
 
 
@@ -171,7 +172,7 @@ def _build(settings: FinetuneSettings, plan: DetectorPlan, given: _Given) -> tup
     if given.state is None:
         return detector, None
     source = f"--trunk {settings.trunk}"
-    pieces, _ = choose_pieces(settings.parts, given.trained, source, settings.allow_partial, "the rest starts fresh")
+    pieces, _ = choose_pieces(settings.parts, given.trained, source, settings.allow_partial, REMEDY)
     if detector.towers() and "head" not in pieces:
         raise UserError(f"{source}: its head was not trained, so towers cannot start from it (--detector.towers_from_head)")
     report = load_trunk_into(detector, given.state, pieces, source, settings.allow_partial)
