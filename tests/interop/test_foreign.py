@@ -19,7 +19,8 @@ from mcl.errors import UserError
 from mcl.interop.detectron2.names import to_detectron2
 from mcl.interop.reading.foreign import read_foreign
 from mcl.interop.reading.initial import apply_initial_weights, read_any_trunk
-from mcl.nn.trunk import Trunk, TrunkSpec
+from mcl.nn.parts import PIECES, pieces_in
+from mcl.nn.trunk import Trunk, TrunkSpec, load_trunk, save_trunk
 
 from .conftest import make_trunk, randomise
 
