@@ -8,7 +8,7 @@ from mcl.errors import UserError
 from mcl.nn.parts import LEVELS, PARTS, PIECES, pieces_of, prefixes_of
 from mcl.nn.trunk import Trunk, TrunkSpec
 
-from .conftest import QUICK, SPEC, make
+from .conftest import SPEC, make
 
 SOME = ("backbone", "p5", "head")
 
@@ -39,33 +39,24 @@ def test_pieces_of_a_trunk_arrive(detector, pieces):
     assert report.notes == ((f"{', '.join(fresh)}: nothing is loaded, so fresh",) if fresh else ())
 
 
-@pytest.mark.parametrize("name", QUICK)
-@pytest.mark.parametrize("levels", ["p2-p5", "p3-p7"])
-def test_every_level_goes_to_its_own_place(name, levels):
-    """Tensors of each level have a value of their own; a detector without P2 counts its levels from P3, as torchvision."""
-    one_stage = name in ("retinanet", "fcos")
-    if not one_stage and levels != "p2-p5":
-        return
-    detector = make(name, **({"levels": levels} if one_stage else {}))
-    state = trunk_of()
-    for value, level in enumerate(LEVELS, start=10):
-        for tensor_name in state:
-            if tensor_name.startswith(prefixes_of([level])):
-                state[tensor_name] = torch.full_like(state[tensor_name], value)
-    report, changed = load(detector, state, PIECES)
-    after = detector.state_dict()
-    assert changed == set(report.matched)
-    read = LEVELS[1:] if levels == "p3-p7" else LEVELS
-    for place, level in enumerate(read):
-        for blocks in ("inner_blocks", "layer_blocks"):
-            values = [after[f"backbone.fpn.{blocks}.{place}.{end}"] for end in ("0.weight", "1.running_var")]
-            assert all((tensor == 10 + LEVELS.index(level)).all() for tensor in values)
-    assert f"backbone.fpn.inner_blocks.{len(read)}.0.weight" not in after
-    assert report.pieces == ("backbone", *read, *(() if one_stage else ("head",)))
-    assert {n for n in report.left_out if n.startswith("backbone.")} == {
-        n for n in state if levels == "p3-p7" and n.startswith(prefixes_of(["p2"]))
-    }
-    assert any(n.startswith("roi_heads") for n in report.left_out) == one_stage
+@pytest.mark.parametrize("name, options, levels", [
+    ("faster-rcnn", {}, LEVELS), ("retinanet", {}, LEVELS), ("fcos", {}, LEVELS),
+    ("retinanet", {"levels": "p3-p7"}, LEVELS[1:]), ("fcos", {"levels": "p3-p7"}, LEVELS[1:]),
+])  # fmt: skip
+def test_every_level_keeps_its_name_and_computes_the_same(name, options, levels):
+    """Also in a detector without P2: what is left of the pyramid gives the trunk's maps."""
+    torch.manual_seed(0)
+    detector, trunk = make(name, **options).eval(), Trunk(SPEC).eval()
+    report, _ = load(detector, trunk.state_dict(), PIECES)
+    has_head = name == "faster-rcnn"
+    assert report.pieces == detector.pieces == ("backbone", *levels, *(["head"] if has_head else []))
+    assert set(report.matched) == {n for n in trunk.state_dict() if n.startswith(prefixes_of(report.pieces))}
+    assert set(report.left_out) == {n for n in trunk.state_dict() if not n.startswith(prefixes_of(report.pieces))}
+    assert not set(report.left_out) & set(detector.state_dict()) and not report.missing and not report.unexpected
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        given, ours = trunk(images), detector.backbone(images)
+    assert all(torch.equal(ours[level], given[level]) for level in levels) and ("p2" in ours) == ("p2" in levels)
 
 
 @pytest.mark.parametrize("name", ["retinanet", "fcos"])

@@ -176,7 +176,7 @@ def _build(settings: FinetuneSettings, plan: DetectorPlan, given: _Given) -> tup
     if detector.towers() and "head" not in pieces:
         raise UserError(f"{source}: its head was not trained, so towers cannot start from it (--detector.towers_from_head)")
     report = load_trunk_into(detector, given.state, pieces, source, settings.allow_partial)
-    must = {"none": (), "backbone": ("backbone",), "trunk": tuple(detector.places())}[settings.freeze]
+    must = {"none": (), "backbone": ("backbone",), "trunk": detector.pieces}[settings.freeze]
     if fresh := [piece for piece in must if piece not in report.pieces]:
         raise UserError(
             f"--freeze {settings.freeze}: {', '.join(fresh)} would start fresh, and a fresh part must not be frozen "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from mcl.detect.base import Detector, DetectorPlan, Places, pyramid_places
+from mcl.detect.base import Detector, DetectorPlan
 from mcl.detect.dense.settings import DenseSettings
 from mcl.nn.parts import HEAD
 from mcl.nn.trunk import PyramidBackbone, build_pyramid_backbone
@@ -74,8 +74,9 @@ class OneStage(Detector):
         counts = [n * level.shape[-2] * level.shape[-1] for n, level in zip(each, levels, strict=True)]
         return outputs, anchors, counts
 
-    def places(self) -> Places:
-        return pyramid_places(self.backbone.levels)
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        return "backbone", *self.backbone.levels
 
     def towers(self) -> list[tuple[str, str]]:
         """The weight of each of the head's convolutions goes to both towers; norms differ (GroupNorm)."""
