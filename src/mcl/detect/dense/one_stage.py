@@ -63,6 +63,11 @@ class OneStage(Detector):
             by_level, [list(boxes.split(counts)) for boxes in anchors], canvas.image_sizes
         )
 
+    def postprocess_detections(self, *given: Any) -> list[dict[str, Tensor]]:
+        """torchvision's, in the order of an R-CNN's values, which an ONNX file's outputs have."""
+        found = super().postprocess_detections(*given)
+        return [{name: image[name] for name in ("boxes", "labels", "scores")} for image in found]
+
     def _predict(
         self, features: Mapping[str, Tensor], canvas: ImageList
     ) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
