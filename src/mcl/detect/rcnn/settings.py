@@ -68,7 +68,7 @@ class MaskRcnnSettings(FasterRcnnSettings):
             ValueError: there are objects without a segmentation.
         """
         if not masks:
-            raise ValueError("needs a segmentation of every object")
+            raise ValueError("needs a segmentation of every object; faster-rcnn does without")
         return super().fitted(masks, window)
 
 
