@@ -94,7 +94,7 @@ def test_resume_ends_like_an_uninterrupted_run(name, toy, trunks, tmp_path, monk
     assert all(torch.equal(whole[tensor], resumed[tensor]) for tensor in whole)
 
 
-@pytest.mark.parametrize("name", ["faster-rcnn", "retinanet", "fcos"])
+@pytest.mark.parametrize("name", DETECTORS)
 def test_half_precision_and_channels_last(name, toy, tmp_path):
     options = {
         "trunk": "none", "model.backbone": "test_resnet", "model.pyramid_channels": 16, "image_size": 64,
