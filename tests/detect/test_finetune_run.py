@@ -83,34 +83,6 @@ def test_like_takes_shapes_not_weights(toy, trunk, tmp_path):
     assert not torch.allclose(before[name], after[name], atol=0.01)
 
 
-def test_resume_ends_like_an_uninterrupted_run(toy, trunk, tmp_path):
-    options = {"trunk": str(trunk), "views.colour": 0.3, "loop.checkpoint_every": 2}
-    finetune(settings_for(toy, tmp_path / "whole", **options))
-    # The checkpoint of step 2 of the same run, as a kill at step 3 leaves it.
-    broken = settings_for(toy, tmp_path / "broken", **options)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mcl.run.finetune.run_loop", _stop_after_two)
-        with pytest.raises(KeyboardInterrupt):
-            finetune(broken)
-    with pytest.raises(UserError, match="--optim.lr was 0.001, now 0.1"):
-        finetune(settings_for(toy, tmp_path / "broken", **options, **{"optim.lr": 0.1, "resume": True}))
-    finetune(broken.model_copy(update={"resume": True}))
-    whole, resumed = (load_file(tmp_path / d / "detector.safetensors") for d in ("whole", "broken"))
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def _stop_after_two(training, batches, *, folder, **rest):
-    from mcl.engine.loop import run_loop
-
-    def cut(start_step):
-        for position, batch in enumerate(batches(start_step)):
-            if position == 2:
-                raise KeyboardInterrupt
-            yield batch
-
-    return run_loop(training, cut, folder=folder, **rest)
-
-
 @pytest.mark.parametrize(
     "given, words",
     [

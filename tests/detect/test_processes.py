@@ -29,15 +29,20 @@ def train(toy, run: Path, **more) -> dict:
         "trunk": "none", "model.backbone": "test_resnet", "model.pyramid_channels": 16, "model.head_convs": 1,
         "image_size": 64, "precise_bn_images": 8, "schedule.steps": 2, "schedule.warmup_steps": 0,
         "loop.workers": 0, "loop.tensorboard": False, "loop.log_every": 1, "test_batch": 4,
-        "detector.fc_channels": 32, "detector.score_threshold": 0.0, "detector.detections_per_image": 10,
-        "detector.proposals_test": 20,
+        "detector.score_threshold": 0.0, "detector.detections_per_image": 10,
     }  # fmt: skip
+    if "detector.name" not in more:
+        values |= {"detector.fc_channels": 32, "detector.proposals_test": 20}
     return finetune(from_values(FinetuneSettings, {**values, **more}))
 
 
 def measure_again(toy, run: Path, out: Path) -> dict:
     options = {"detector": run, "val": toy / "val.json", "images": toy, "out": out, "workers": 0, "batch": 4}
     return evaluate(from_values(EvaluateSettings, options))
+
+
+# Losses of images do not depend on each other, and nothing is sampled: processes must end where one does.
+DENSE = {"detector.name": "retinanet", "optim.name": "sgd", "optim.lr": 0.01, "loop.sync_bn": True}
 
 
 def features(toy, folder: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -57,6 +62,8 @@ def work(toy, out: Path) -> tuple:
     """All that needs two processes: their start is what costs."""
     summary = train(toy, out / "run")
     measure_again(toy, out / "run", out / "two")
+    train(toy, out / "dense", **DENSE)
+    train(toy, out / "fcos", **{"detector.name": "fcos"})
     frozen = {"freeze": "trunk", "loop.sync_bn": False}  # what BatchNorm saw differs, and must not in the end
     train(toy, out / "shared", **frozen)
     with mock.patch("mcl.detect.frozen.process_count", lambda: 1), mock.patch("mcl.detect.frozen.rank", lambda: 0):
@@ -95,6 +102,14 @@ def test_two_processes_train_one_detector_and_measure_what_one_measures(toy, tmp
     weight = "roi_heads.box_predictor.cls_score.weight"
     assert torch.equal(saved[weight], state[weight])
     assert {result["image_id"] for result in predictions(tmp_path / "two")} <= {10, 11, 12, 13, 14, 15}
+
+    # Detectors without proposals.
+    train(toy, tmp_path / "dense-one", **DENSE)
+    two, one = (load_file(tmp_path / run / "detector.safetensors") for run in ("dense", "dense-one"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+    measure_again(toy, tmp_path / "fcos", tmp_path / "fcos-one")
+    assert numbers(tmp_path / "fcos") == numbers(tmp_path / "fcos-one") and predictions(tmp_path / "fcos")
 
     # Features of a frozen trunk: a share each, read by both; bit for bit those of one process.
     for (shared, names), (alone, _) in (rows, other_rows):

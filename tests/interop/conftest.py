@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from mcl.config.finetune import DetectorSettings
-from mcl.detect.saved import DetectorPlan, save_detector
+from mcl.detect.base import DetectorPlan
+from mcl.detect.registry import build_detector, settings_of
+from mcl.detect.saved import save_detector
 from mcl.nn.trunk import Trunk, TrunkSpec, save_trunk
 
 METADATA = {
@@ -59,10 +60,9 @@ def detector_run(request, tmp_path_factory) -> Path:
 def make_detector(folder: Path, masks: bool) -> Path:
     torch.manual_seed(0)
     spec = TrunkSpec("resnet18", 16, 2, 64)
-    plan = DetectorPlan(
-        spec, ("a", 'b"""', "c\\"), masks, DetectorSettings(fc_channels=32, score_threshold=0.2), 64
-    )
-    detector = randomise(plan.build())
+    settings = settings_of("mask-rcnn" if masks else "faster-rcnn")(fc_channels=32, score_threshold=0.2)
+    plan = DetectorPlan(spec, ("a", 'b"""', "c\\"), settings, 64)
+    detector = randomise(build_detector(plan))
     detector.roi_heads.box_predictor.cls_score.weight.data.normal_(0, 0.005)
     save_detector(folder / "detector.safetensors", detector, plan, {"trunk": "none", "parts": "none"})
     return folder

@@ -7,13 +7,15 @@ import torch
 
 import mcl
 from levels import random_batch
-from mcl.config.finetune import DetectorSettings
 from mcl.config.models import ModelsSettings
 from mcl.config.pretrain import ModelSettings
-from mcl.detect.detector import build_detector, load_trunk_into
+from mcl.detect.base import DetectorPlan
+from mcl.detect.load import load_trunk_into
+from mcl.detect.registry import build_detector, settings_of
 from mcl.errors import UserError
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.settings import MclSettings
+from mcl.nn.parts import PIECES
 from mcl.nn.trunk import Trunk, TrunkSpec, load_trunk, read_trunk, save_trunk
 from mcl.run.models import models, shipped
 
@@ -38,8 +40,9 @@ def pretrain_two_steps(trunk: Trunk) -> Mcl:
 
 
 def finetune_two_steps(spec: TrunkSpec, state: dict) -> None:
-    detector = build_detector(spec, 3, False, DetectorSettings(fc_channels=16, boxes_per_image=8), 64).train()
-    report = load_trunk_into(detector, state, "backbone+pyramid+head")
+    settings = settings_of("faster-rcnn")(fc_channels=16, boxes_per_image=8)
+    detector = build_detector(DetectorPlan(spec, ("a", "b"), settings, 64)).train()
+    report = load_trunk_into(detector, state, PIECES)
     assert set(report.matched) == set(state)
     optimizer = torch.optim.SGD(detector.parameters(), lr=1e-3)
     target = {"boxes": torch.tensor([[4.0, 4.0, 40.0, 40.0]]), "labels": torch.tensor([1])}

@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from mcl.errors import UserError
 from mcl.interop.detectron2.names import to_detectron2
 from mcl.interop.reading.foreign import read_foreign
-from mcl.interop.reading.initial import apply_initial_weights, parts_in, read_any_trunk
-from mcl.nn.trunk import Trunk, TrunkSpec
+from mcl.interop.reading.initial import apply_initial_weights, read_any_trunk
+from mcl.nn.parts import PIECES, pieces_in
+from mcl.nn.trunk import Trunk, TrunkSpec, load_trunk, save_trunk
 
 from .conftest import make_trunk, randomise
 
@@ -119,6 +120,19 @@ def test_own_trunk_and_parts(resnet18, trunk):
     assert read_any_trunk(resnet18)[0] == SPEC
 
 
+def test_of_an_own_trunk_what_was_trained_is_taken(resnet18, trunk, tmp_path):
+    some, before = tmp_path / "some.safetensors", {n: t.clone() for n, t in trunk.state_dict().items()}
+    save_trunk(some, load_trunk(resnet18), {"trained": ["backbone", "p5", "head"]})
+    assert load_trunk(some).trained == ("backbone", "p5", "head") and load_trunk(resnet18).trained == PIECES
+    with pytest.raises(UserError, match="no trained p2, p3, p4 .trained: backbone.p5.head.*--init_parts"):
+        apply_initial_weights(trunk, some, "backbone+pyramid")
+    report = apply_initial_weights(trunk, some)
+    changed = {n for n, t in trunk.state_dict().items() if not torch.equal(t, before[n])}
+    assert report.pieces == ("backbone", "p5", "head") and changed <= set(report.matched)
+    assert "backbone.fpn.layer_blocks.3.0.weight" in changed and "backbone.fpn.layer_blocks.2.0.weight" in report.fresh
+    assert read_any_trunk(some)[2]["trained"] == ["backbone", "p5", "head"]
+
+
 def test_incomplete_is_refused_and_allow_partial_lets_it_pass(resnet, trunk, tmp_path):
     broken = {n: t for n, t in resnet.items() if not n.startswith("layer4.1.conv2")}
     torch.save(broken, tmp_path / "w.pth")
@@ -127,8 +141,10 @@ def test_incomplete_is_refused_and_allow_partial_lets_it_pass(resnet, trunk, tmp
     ):
         apply_initial_weights(trunk, tmp_path / "w.pth")
     assert apply_initial_weights(trunk, tmp_path / "w.pth", allow_partial=True).missing
-    with pytest.raises(UserError, match="has no pyramid that fits"):
-        apply_initial_weights(trunk, tmp_path / "w.pth", "backbone+pyramid", allow_partial=True)
+    with pytest.raises(UserError, match="no trained p2, p3, p4, p5 .trained: backbone.*--init_parts"):
+        apply_initial_weights(trunk, tmp_path / "w.pth", "backbone+pyramid")
+    report = apply_initial_weights(trunk, tmp_path / "w.pth", "backbone+pyramid", allow_partial=True)
+    assert report.pieces == ("backbone",) and any("p2, p3, p4, p5" in note for note in report.notes)
 
 
 def test_small_stem_is_named(resnet, trunk, tmp_path):
@@ -260,7 +276,7 @@ def test_torchvision_convnext_gives_the_same_features(tmp_path):
             tensor.uniform_(0.5, 1)  # at its starting value of 1e-6 no block would matter
     torch.save(given.state_dict(), tmp_path / "w.pth")
     spec, state, _ = read_any_trunk(tmp_path / "w.pth", 64)
-    assert spec.backbone == "convnext_tiny" and parts_in(state) == "backbone"
+    assert spec.backbone == "convnext_tiny" and pieces_in(state) == ("backbone",)
     same_features(spec, tmp_path / "w.pth", given, (1, 3, 5, 7), nhwc=False)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from mcl.errors import UserError
 from mcl.methods.mcl.encoder import Encoder, Layout, cut_windows
 from mcl.nn.backbone import build_backbone, features_of
+from mcl.nn.parts import PIECES
 from mcl.nn.trunk import Trunk, TrunkSpec, load_trunk, read_trunk, save_trunk
 
 SMALL = TrunkSpec("test_resnet", pyramid_channels=16, head_convs=2, image_size=64)
@@ -81,6 +84,37 @@ def test_file_gives_back_the_trunk(tmp_path):
     images = torch.randn(1, 3, 64, 64)
     for name, level in load_trunk(tmp_path / "trunk.safetensors")(images).items():
         torch.testing.assert_close(level, trunk(images)[name])
+
+
+@pytest.mark.parametrize(
+    "given, trained, parts",
+    [
+        ({}, PIECES, "backbone+pyramid+head"),
+        ({"parts": "backbone+pyramid"}, PIECES[:-1], "backbone+pyramid"),
+        ({"trained": ("backbone", "p5", "head")}, ("backbone", "p5", "head"), "backbone+pyramid+head"),
+        ({"trained": ["backbone"]}, ("backbone",), "backbone"),
+    ],
+)
+def test_a_file_tells_what_was_trained(tmp_path, given, trained, parts):
+    path = tmp_path / "trunk.safetensors"
+    save_trunk(path, Trunk(SMALL), given)
+    metadata = read_trunk(path)[2]
+    assert (metadata["trained"], metadata["parts"]) == (list(trained), parts)
+    read = load_trunk(path)
+    assert read.trained == trained and set(read.state_dict()) == set(Trunk(SMALL).state_dict())  # always whole
+
+
+def test_a_file_of_before_means_all_levels(tmp_path):
+    path = tmp_path / "trunk.safetensors"
+    save_trunk(path, Trunk(SMALL), {"parts": "backbone+pyramid+head"})
+    with safe_open(path, "pt") as opened:
+        metadata = {key: value for key, value in opened.metadata().items() if key != "trained"}
+        state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+    save_file(state, path, metadata)
+    assert read_trunk(path)[2]["trained"] == list(PIECES)
+    save_file(state, path, {**metadata, "trained": '["p6"]'})
+    with pytest.raises(UserError, match=r"--trunk .*trunk.safetensors: its metadata says that \['p6'\] was trained"):
+        read_trunk(path)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a safetensors file"])

@@ -89,7 +89,7 @@ def from_values(command: type[C], given: Mapping[str, Any]) -> C:
     command = _chosen(command, layers)
     merged = _section_defaults(command)
     for origin, layer in layers:
-        layer = without_other_kinds(command, layer)
+        layer = without_other_kinds(command, layer, origin)
         _check_keys(command, layer, origin, lambda name: others_with(command, name))
         merged = _merge(_without_rivals(command, merged, layer), layer)
     try:

@@ -84,13 +84,28 @@ def _specialised(command: type[M], classes: tuple[tuple[str, type[BaseModel]], .
     )  # fmt: skip
 
 
-def without_other_kinds(command: type[BaseModel], layer: Mapping[str, Any]) -> dict[str, Any]:
-    """A layer without sections that it gives for another kind than the chosen one (a recipe's own method)."""
+def without_other_kinds(
+    command: type[BaseModel], layer: Mapping[str, Any], origin: str = ""
+) -> dict[str, Any]:
+    """A layer without what it gives for another kind than the chosen one (a recipe's own method).
+
+    Kinds of one ``family`` share settings: of a section for another of them those stay that the chosen one has too.
+
+    Args:
+        origin: file that the layer stands in.
+    """
     kept = dict(layer)
     for choice in command.choices:
-        chosen = command.model_fields[choice.section].default.name
-        if _name_in(layer, choice.section) not in (None, chosen):
-            del kept[choice.section]
+        section, chosen = choice.section, command.model_fields[choice.section].default
+        name = _name_in(layer, section)
+        if name in (None, chosen.name):
+            continue
+        family = getattr(chosen, "family", None)
+        if family and getattr(choice.settings_of(name, origin), "family", None) == family:
+            known = type(chosen).model_fields
+            kept[section] = {key: value for key, value in dict(layer[section]).items() if key in known}
+        else:
+            del kept[section]
     return kept
 
 

@@ -8,18 +8,25 @@ from pydantic import Field
 
 from mcl.config.base import Section
 
+NAME = (
+    "auto, mask-rcnn, faster-rcnn, retinanet or fcos; auto: Mask R-CNN if every object has a segmentation, else Faster "
+    "R-CNN. Which settings there are follows from it."
+)
+
 
 class DetectorSettings(Section):
     """A detector. Sizes left to ``none`` follow image_size and the trunk."""
 
     #: how people call it
     title: ClassVar[str]
+    #: detectors that share settings, so that a recipe for one serves the others
+    family: ClassVar[str | None] = None
     #: whether it draws masks, and is trained on them
     masks: ClassVar[bool] = False
     #: whether backbone, pyramid and head can stay as they are while the rest trains
     freezes_trunk: ClassVar[bool] = False
 
-    name: str = Field("auto", description="Detector.")
+    name: str = Field("auto", description=NAME)
     score_threshold: float = Field(0.05, ge=0, lt=1, description="Drop detections that score less.")
     nms_threshold: float = Field(
         0.5, gt=0, le=1, description="Drop a detection that overlaps a better one this much."

@@ -14,10 +14,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from mcl.config.detector import DetectorSettings
 from mcl.data.labels.scenes import Framing
 from mcl.nn.backbone import STRIDES
-from mcl.nn.parts import BODY, FPN, LEVELS
 from mcl.nn.trunk import PyramidBackbone, TrunkSpec
-
-Places = Mapping[str, Sequence[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class DetectorPlan:
 
 
 class Detector(nn.Module):
-    """A detector on a trunk. Its tensors have torchvision's names.
+    """A detector on a trunk, whose names its tensors have; those of the rest are torchvision's.
 
     Called with images it resizes them itself, as torchvision's detectors do; training and testing give it images at
     their final size (``mcl.detect.forward``).
@@ -99,12 +96,15 @@ class Detector(nn.Module):
     def detections(self, features: Mapping[str, Tensor], canvas: ImageList) -> list[dict[str, Tensor]]:
         """``boxes`` (n, 4) in pixels of the canvas, ``labels``, ``scores`` and what else it finds, image by image."""
 
+    @property
     @abstractmethod
-    def places(self) -> Places:
-        """Piece of a trunk -> where its tensors go: (beginning of their names in the trunk, in the detector).
+    def pieces(self) -> tuple[str, ...]:
+        """Pieces of a trunk that it is built on (``mcl.nn.parts.PIECES``), under the trunk's names."""
 
-        Pieces that the detector does not have are not listed.
-        """
+    @property
+    def head_convs(self) -> int:
+        """Number of the trunk's head convolutions that it has at the start of its box head."""
+        return 0
 
     def towers(self) -> Sequence[tuple[str, str]]:
         """Further tensors that are to start from a trunk's head: (name in the trunk, name in the detector)."""
@@ -117,14 +117,3 @@ class Detector(nn.Module):
     @abstractmethod
     def sizes(self) -> str:
         """What was chosen for the image size, for the screen."""
-
-
-def pyramid_places(levels: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
-    """Where backbone and pyramid levels go in a detector whose pyramid has these levels only."""
-    found = {"backbone": [(BODY, BODY)]}
-    for here, level in enumerate(levels):
-        found[level] = [
-            (f"{FPN}{blocks}.{LEVELS.index(level)}.", f"{FPN}{blocks}.{here}.")
-            for blocks in ("inner_blocks", "layer_blocks")
-        ]
-    return found

@@ -10,7 +10,7 @@ from torch import Tensor
 from mcl.detect.base import Detector
 from mcl.errors import UserError
 from mcl.nn.load_report import LoadReport, match
-from mcl.nn.parts import in_order, parts_of
+from mcl.nn.parts import in_order, parts_of, prefixes_of
 
 
 def load_trunk_into(
@@ -26,24 +26,17 @@ def load_trunk_into(
 
     Args:
         state: tensors of a trunk under torchvision's names; projector and predictors never are among them.
-        pieces: what to take (``mcl.nn.parts.PIECES``); those that the detector has no place for are left out.
+        pieces: what to take (``mcl.nn.parts.PIECES``); those that the detector does not have are left out.
         source: what errors call the trunk.
 
     Raises:
         UserError: nothing fits, or (without ``allow_partial``) a tensor of these pieces is missing,
             unexpected or of another shape.
     """
-    wanted, places = detector.state_dict(), detector.places()
-    taken = [piece for piece in in_order(pieces) if piece in places]
-    moved = {
-        ours + name.removeprefix(theirs): (name, tensor)
-        for piece in taken
-        for theirs, ours in places[piece]
-        for name, tensor in state.items()
-        if name.startswith(theirs)
-    }
-    prefixes = tuple(ours for piece in taken for _, ours in places[piece])
-    fits, report = match(wanted, {name: tensor for name, (_, tensor) in moved.items()}, prefixes)
+    wanted = detector.state_dict()
+    taken = [piece for piece in in_order(pieces) if piece in detector.pieces]
+    prefixes = prefixes_of(taken, detector.head_convs)
+    fits, report = match(wanted, state, prefixes)
     for prefix in prefixes:
         if not any(name.startswith(prefix) for name in fits):
             raise UserError(
@@ -51,17 +44,16 @@ def load_trunk_into(
             )
     report.require_complete(source, allow_partial)
     into_towers = _towers(detector, state, wanted, source) if "head" in pieces else {}
-    used = {name for name, _ in moved.values()} | set(into_towers.values())
     fits |= {ours: state[theirs] for ours, theirs in into_towers.items()}
     detector.load_state_dict(fits, strict=False)
     return replace(
         report,
         matched=sorted(fits),
-        left_out=sorted(set(state) - used),
-        fresh=sorted(set(report.fresh) - set(fits)),
+        left_out=sorted(set(report.left_out) - set(into_towers.values())),
+        fresh=sorted(set(report.fresh) - set(into_towers)),
         covered=sum(t.numel() for t in fits.values()) / max(1, sum(t.numel() for t in wanted.values())),
         pieces=in_order([*taken, *(["head"] if into_towers else [])]),
-        notes=_notes(into_towers, [piece for piece in places if piece not in taken]),
+        notes=_notes(into_towers, [piece for piece in detector.pieces if piece not in taken]),
     )
 
 

@@ -98,7 +98,7 @@ def trained_in(metadata: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def choose_pieces(
-    asked: str | None, trained: Iterable[str], source: str, allow_partial: bool, otherwise: str
+    asked: str | None, trained: Iterable[str], source: str, allow_partial: bool, remedy: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What to take of a trunk: (pieces to take, pieces that were asked for and never trained).
 
@@ -107,7 +107,7 @@ def choose_pieces(
         trained: of the trunk.
         source: what errors call the trunk.
         allow_partial: asking for more than was trained is no error.
-        otherwise: what then happens with the rest, for the error.
+        remedy: what the user can do about that error.
 
     Raises:
         UserError: more is asked for than was trained.
@@ -117,8 +117,6 @@ def choose_pieces(
     lacking = tuple(piece for piece in wanted if piece not in has)
     if lacking and not allow_partial:
         raise UserError(
-            f"{source}: {asked} is asked for, but {' and '.join(lacking)} {'was' if len(lacking) == 1 else 'were'} not "
-            f"trained (trained: {parts_of(has)}); leave --parts away to take what was trained, or give --allow_partial: "
-            f"{otherwise}"
+            f"{source}: {asked} is asked for, but it has no trained {', '.join(lacking)} (trained: {parts_of(has)}); {remedy}"
         )
     return tuple(piece for piece in wanted if piece in has), lacking

@@ -12,8 +12,9 @@ from mcl.detect.saved import FILE_NAME as DETECTOR_FILE
 from mcl.detect.saved import load_detector
 from mcl.engine.logging import console
 from mcl.errors import UserError
-from mcl.interop.writing.exported import PARTS, Exported, TrunkSource, Writer
+from mcl.interop.writing.exported import Exported, TrunkSource, Writer
 from mcl.interop.writing.staging import staged
+from mcl.nn.parts import PARTS, choose_pieces, parts_of, prefixes_of
 from mcl.nn.trunk import Trunk, load_trunk, read_trunk
 
 
@@ -98,26 +99,30 @@ def _source(settings: ExportSettings) -> TrunkSource:
     """The trunk of a pre-training run, or the one inside a fine-tuned detector."""
     path = settings.trunk
     if path.name == DETECTOR_FILE or (path / DETECTOR_FILE).is_file():
-        trunk, metadata, trained = _trunk_of_detector(path)
+        trunk, metadata = _trunk_of_detector(path)
     else:
         trunk, metadata = load_trunk(path), read_trunk(path)[2]
-        trained = metadata.get("parts") if metadata.get("parts") in PARTS else PARTS[-1]
-    parts = settings.parts or trained
+    asked = settings.parts
     if settings.to in ("timm", "torchvision-resnet"):
-        parts = PARTS[0]
-    return TrunkSource(trunk.eval(), metadata, parts, path)
+        asked = PARTS[0]
+    pieces, _ = choose_pieces(asked, trunk.trained, str(path), False, "leave --parts away to write what was trained")
+    return TrunkSource(trunk.eval(), metadata, parts_of(pieces), path)
 
 
-def _trunk_of_detector(path: Path) -> tuple[Trunk, dict[str, Any], str]:
+def _trunk_of_detector(path: Path) -> tuple[Trunk, dict[str, Any]]:
+    """What a fine-tuned detector has of a trunk; all of that was trained."""
     detector, plan = load_detector(path)
-    state = detector.state_dict()
+    names = prefixes_of(detector.pieces, detector.head_convs)
+    state = {name: tensor for name, tensor in detector.state_dict().items() if name.startswith(names)}
     trunk = Trunk(plan.spec)
-    if any(state[name].shape != tensor.shape for name, tensor in trunk.state_dict().items()):
+    if any(state[name].shape != tensor.shape for name, tensor in trunk.state_dict().items() if name in state):
         trunk = Trunk(
             replace(plan.spec, image_size=plan.image_size)
         )  # a transformer of fixed size has the detector's
-    trunk.load_state_dict({name: state[name] for name in trunk.state_dict()})
-    return trunk, {"method": "fine-tuned", "classes": list(plan.names), **_told(path)}, PARTS[-1]
+    trunk.load_state_dict(state, strict=False)
+    trunk.trained = detector.pieces
+    told = {"method": "fine-tuned", "classes": list(plan.names), "trained": list(detector.pieces), **_told(path)}
+    return trunk, told
 
 
 def _told(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,8 +16,6 @@ from mcl.data.loading.loader import step_batches, steps_per_epoch
 from mcl.detect.base import Detector, DetectorPlan
 from mcl.detect.finetune import DetectorTraining
 from mcl.detect.frozen import FrozenScenes, freeze
-from mcl.detect.load import load_trunk_into
-from mcl.detect.registry import build_detector
 from mcl.detect.saved import FILE_NAME, save_detector
 from mcl.engine.logging import console, warnings_of
 from mcl.engine.loop import run_loop
@@ -36,14 +33,10 @@ from mcl.engine.processes.distributed import (
 )
 from mcl.engine.processes.job import joined
 from mcl.engine.run_folder import RunFolder, open_run_folder
-from mcl.errors import UserError
-from mcl.interop.reading.initial import read_any_trunk
 from mcl.nn.convolution import use_matrix_gradients
 from mcl.nn.load_report import LoadReport
-from mcl.nn.parts import choose_pieces, parts_of
 from mcl.nn.sync_norm import synchronise_norms
-from mcl.nn.trunk import TrunkSpec
-from mcl.randomness import STREAM_WEIGHTS, seeded
+from mcl.run.detector_start import plan_detector, start_detector, what_was_loaded
 from mcl.run.evaluate import check_classes, headline, measure, percent
 from mcl.run.guard import guarded
 from mcl.run.passes import encode_once, precise_norms, training_scenes
@@ -64,7 +57,7 @@ MAY_DIFFER = (
     "feature_cache_gb",
 )
 TRIAL_LR = 1e-6  # of the precision trial: diverging numbers cost other time than training does
-DEFAULT_STEPS, SCRATCH_SIZE, SCRATCH_WINDOW = 600, 224, 7
+DEFAULT_STEPS = 600
 
 
 @guarded
@@ -93,10 +86,10 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
     val = read_coco(settings.val, settings.val_images or settings.images, settings.max_missing)
     for scenes in (train, val):
         require_few_pixels(scenes, settings.max_pixels)
-    plan, given = _plan(settings, train)
+    plan, given = plan_detector(settings, train)
     notes = given.notes + train.notes + val.notes + check_classes(val, plan.names)
     device = prepare_device(settings.loop)
-    detector, report = main_first(lambda: _build(settings, plan, given))
+    detector, report = main_first(lambda: start_detector(settings, plan, given))
     if settings.loop.matrix_gradients:
         use_matrix_gradients(detector)
     folder = open_run_folder(settings.out, settings.resume, settings.overwrite)
@@ -113,7 +106,7 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
     if training.store:
         training.store.close()
     if is_main():
-        save_detector(folder.path / FILE_NAME, detector, plan, _loaded(settings, report))
+        save_detector(folder.path / FILE_NAME, detector, plan, what_was_loaded(settings, report))
     broadcast_module(detector)  # without loop.sync_bn every process has measured its own BatchNorm statistics
     numbers = measure(
         detector, plan, val, folder, settings.test_batch, settings.loop.workers, device, settings.max_pixels
@@ -122,76 +115,13 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
         return {}
     cost["total_seconds"] = round(time.perf_counter() - started, 1)
     summary = {
-        "detector": plan.settings.name, **_loaded(settings, report), "freeze": settings.freeze,
+        "detector": plan.settings.name, **what_was_loaded(settings, report), "freeze": settings.freeze,
         "train_images": len(train.scenes), **headline(numbers), "cost": cost, "notes": notes,
         "warnings": warnings_of(folder),
     }  # fmt: skip
     folder.write_json("summary.json", summary)
     _conclude(summary, folder)
     return summary
-
-
-@dataclass(frozen=True)
-class _Given:
-    """A trunk to start from: its tensors (none: from scratch), the pieces it has trained, and what was noted."""
-
-    state: dict[str, torch.Tensor] | None = None
-    trained: tuple[str, ...] = ()
-    notes: list[str] = field(default_factory=list)
-
-
-def _plan(settings: FinetuneSettings, train: CocoScenes) -> tuple[DetectorPlan, _Given]:
-    """Shapes from the trunk, ``--like`` or ``--model.*``; and the trunk, if there is one."""
-    given, source = _Given(), settings.like if settings.trunk == "none" else settings.trunk
-    if source is not None:
-        spec, tensors, told = read_any_trunk(source, settings.image_size)
-        image_size = settings.image_size or spec.image_size
-        # Weights from elsewhere do not tell which windows their head knows, if they have one.
-        window = SCRATCH_WINDOW if "kind" in told else spec.window
-        notes = [f"{source}: {note}" for note in (told["kind"], *told["notes"])] if "kind" in told else []
-        given = _Given(tensors if settings.trunk != "none" else None, tuple(told["trained"]), notes)
-    else:
-        image_size, window = settings.image_size or SCRATCH_SIZE, SCRATCH_WINDOW
-        spec = TrunkSpec(**settings.model.model_dump(), image_size=image_size)
-    try:
-        detector = settings.detector.fitted(train.has_masks, window)
-    except ValueError as error:
-        raise UserError(f"--detector.name {settings.detector.name}: {error} (--train {settings.train})") from None
-    views = settings.views
-    plan = DetectorPlan(
-        spec, tuple(train.categories.values()), detector, image_size, tuple(views.short_sides), views.long_side
-    )
-    return plan, given
-
-
-def _build(settings: FinetuneSettings, plan: DetectorPlan, given: _Given) -> tuple[Detector, LoadReport | None]:
-    # The same seed gives fresh parts the same values with and without a trunk.
-    with seeded(STREAM_WEIGHTS, settings.seed):
-        detector = build_detector(plan)
-    if given.state is None:
-        return detector, None
-    source = f"--trunk {settings.trunk}"
-    pieces, _ = choose_pieces(settings.parts, given.trained, source, settings.allow_partial, "the rest starts fresh")
-    if detector.towers() and "head" not in pieces:
-        raise UserError(f"{source}: its head was not trained, so towers cannot start from it (--detector.towers_from_head)")
-    report = load_trunk_into(detector, given.state, pieces, source, settings.allow_partial)
-    must = {"none": (), "backbone": ("backbone",), "trunk": tuple(detector.places())}[settings.freeze]
-    if fresh := [piece for piece in must if piece not in report.pieces]:
-        raise UserError(
-            f"--freeze {settings.freeze}: {', '.join(fresh)} would start fresh, and a fresh part must not be frozen "
-            f"(trained in {settings.trunk}: {parts_of(given.trained)})"
-        )
-    told = f"{settings.trunk}: {parts_of(given.trained)} trained, {parts_of(report.pieces)} loaded"
-    return detector, replace(report, notes=(told, *report.notes))
-
-
-def _loaded(settings: FinetuneSettings, report: LoadReport | None) -> dict[str, Any]:
-    """What the detector started from, for those who read the summary or the detector's file."""
-    return {
-        "trunk": settings.trunk,
-        "parts": parts_of(report.pieces) if report else "none",
-        "loaded_share": round(report.covered, 4) if report else 0.0,
-    }
 
 
 def _train(

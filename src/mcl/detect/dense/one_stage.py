@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from mcl.detect.base import Detector, DetectorPlan, Places, pyramid_places
+from mcl.detect.base import Detector, DetectorPlan
 from mcl.detect.dense.settings import DenseSettings
 from mcl.nn.parts import HEAD
 from mcl.nn.trunk import PyramidBackbone, build_pyramid_backbone
@@ -63,6 +63,11 @@ class OneStage(Detector):
             by_level, [list(boxes.split(counts)) for boxes in anchors], canvas.image_sizes
         )
 
+    def postprocess_detections(self, *given: Any) -> list[dict[str, Tensor]]:
+        """torchvision's, in the order of an R-CNN's values, which an ONNX file's outputs have."""
+        found = super().postprocess_detections(*given)
+        return [{name: image[name] for name in ("boxes", "labels", "scores")} for image in found]
+
     def _predict(
         self, features: Mapping[str, Tensor], canvas: ImageList
     ) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
@@ -74,8 +79,9 @@ class OneStage(Detector):
         counts = [n * level.shape[-2] * level.shape[-1] for n, level in zip(each, levels, strict=True)]
         return outputs, anchors, counts
 
-    def places(self) -> Places:
-        return pyramid_places(self.backbone.levels)
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        return "backbone", *self.backbone.levels
 
     def towers(self) -> list[tuple[str, str]]:
         """The weight of each of the head's convolutions goes to both towers; norms differ (GroupNorm)."""

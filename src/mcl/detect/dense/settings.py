@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from mcl.config.detector import DetectorSettings
+from mcl.config.detector import NAME, DetectorSettings
 
 
 class DenseSettings(DetectorSettings):
@@ -45,7 +45,7 @@ class RetinanetSettings(DenseSettings):
 
     title: ClassVar = "RetinaNet"
 
-    name: Literal["retinanet"] = Field("retinanet", description="Detector.")
+    name: Literal["retinanet"] = Field("retinanet", description=NAME)
     anchor_base: float | None = Field(
         None,
         gt=0,
@@ -62,7 +62,7 @@ class FcosSettings(DenseSettings):
 
     title: ClassVar = "FCOS"
 
-    name: Literal["fcos"] = Field("fcos", description="Detector.")
+    name: Literal["fcos"] = Field("fcos", description=NAME)
     point_size: int | None = Field(
         None,
         ge=2,

@@ -20,10 +20,10 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import initLevelMapper
 
-from mcl.detect.base import Detector, DetectorPlan, Places, pyramid_places
+from mcl.detect.base import Detector, DetectorPlan
 from mcl.detect.rcnn.settings import FasterRcnnSettings
 from mcl.nn.backbone import STRIDES
-from mcl.nn.parts import LEVELS, prefixes_of
+from mcl.nn.parts import LEVELS, PIECES
 from mcl.nn.trunk import TrunkSpec, build_pyramid_backbone
 
 CANONICAL_LEVEL = 4
@@ -57,17 +57,16 @@ class FasterRcnn(Detector, FasterRCNN):
         proposals, _ = self.rpn(canvas, features)
         return self.roi_heads(features, proposals, canvas.image_sizes)[0]
 
-    def places(self) -> Places:
-        head = prefixes_of(["head"], len(self.head_convs()))
-        return pyramid_places(LEVELS) | {"head": [(prefix, prefix) for prefix in head]}
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        return PIECES
+
+    @property
+    def head_convs(self) -> int:
+        return next(i for i, block in enumerate(self.roi_heads.box_head) if isinstance(block, nn.Flatten))
 
     def trunk_modules(self) -> list[nn.Module]:
-        return [self.backbone, *self.head_convs()]
-
-    def head_convs(self) -> list[nn.Module]:
-        """Convolution blocks at the start of the box head: the trunk's part of it."""
-        blocks = list(self.roi_heads.box_head)
-        return blocks[: next(i for i, block in enumerate(blocks) if isinstance(block, nn.Flatten))]
+        return [self.backbone, *list(self.roi_heads.box_head)[: self.head_convs]]
 
     def sizes(self) -> str:
         return f"RoI windows of {self.roi_heads.box_roi_pool.output_size[0]}"

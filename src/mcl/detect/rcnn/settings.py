@@ -6,16 +6,17 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from mcl.config.detector import DetectorSettings
+from mcl.config.detector import NAME, DetectorSettings
 
 
 class FasterRcnnSettings(DetectorSettings):
     """Faster R-CNN: proposals, then a box head on the window of each."""
 
     title: ClassVar = "Faster R-CNN"
+    family: ClassVar = "rcnn"
     freezes_trunk: ClassVar = True
 
-    name: Literal["faster-rcnn"] = Field("faster-rcnn", description="Detector.")
+    name: Literal["faster-rcnn"] = Field("faster-rcnn", description=NAME)
     anchor_base: float | None = Field(
         None,
         gt=0,
@@ -55,7 +56,7 @@ class MaskRcnnSettings(FasterRcnnSettings):
     title: ClassVar = "Mask R-CNN"
     masks: ClassVar = True
 
-    name: Literal["mask-rcnn"] = Field("mask-rcnn", description="Detector.")
+    name: Literal["mask-rcnn"] = Field("mask-rcnn", description=NAME)
     mask_roi_size: int | None = Field(
         None, ge=2, le=56, description="Cells of a mask's window; none: 2 * roi_size, within 8..14."
     )
@@ -67,7 +68,7 @@ class MaskRcnnSettings(FasterRcnnSettings):
             ValueError: there are objects without a segmentation.
         """
         if not masks:
-            raise ValueError("needs a segmentation of every object")
+            raise ValueError("needs a segmentation of every object; faster-rcnn does without")
         return super().fitted(masks, window)
 
 
@@ -76,7 +77,7 @@ class AutoSettings(MaskRcnnSettings):
 
     title: ClassVar = "R-CNN"
 
-    name: Literal["auto"] = Field("auto", description="Detector.")
+    name: Literal["auto"] = Field("auto", description=NAME)
 
     def fitted(self, masks: bool, window: int) -> FasterRcnnSettings:
         """The settings of one of the two."""

@@ -18,6 +18,8 @@ from mcl.nn.load_report import LoadReport, match
 from mcl.nn.parts import FPN, HEAD, choose_pieces, least_parts, parts_of, pieces_in, prefixes_of, trained_in
 from mcl.nn.trunk import FILE_NAME, Trunk, TrunkSpec, read_trunk
 
+REMEDY = "leave --init_parts away to take what was trained, or give --allow_partial to start the rest fresh"
+
 
 @dataclass(frozen=True)
 class ForeignReport(LoadReport):
@@ -60,7 +62,7 @@ def apply_initial_weights(
         ]
     name = f"--init_from {source}"
     _explain_architecture(name, state, wanted, trunk.spec.backbone, allow_partial)
-    pieces, lacking = choose_pieces(parts, trained, f"{name} ({kind})", allow_partial, "the rest starts fresh")
+    pieces, lacking = choose_pieces(parts, trained, f"{name} ({kind})", allow_partial, REMEDY)
     fits, report = match(wanted, state, prefixes_of(pieces))
     for piece in pieces:
         starts = prefixes_of([piece])  # (a head may have no convolutions)

@@ -70,8 +70,10 @@ def builder_source(detector: FasterRCNN, plan: Any, weights: str) -> str:
         weights: file name of the state dict.
 
     Raises:
-        UserError: the backbone is not one of torchvision's ResNets.
+        UserError: not an R-CNN, or the backbone is not one of torchvision's ResNets.
     """
+    if not isinstance(detector, FasterRCNN):
+        raise UserError(f"--to torchvision: holds an R-CNN only, not a {plan.settings.title}; use --to onnx")
     body = detector.backbone.body.state_dict()
     shape, transform, roi = ResnetShape.of(body), detector.transform, detector.roi_heads
     if shape is None or shape.stem_differs():

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torchvision.models.detection import FasterRCNN
+from torch import Tensor, nn
 
 from mcl.errors import RunFailed, UserError
 from mcl.interop.torchvision.builder import builder_source, load_builder
@@ -24,7 +23,7 @@ TOLERANCES = {"boxes": 1e-2, "labels": 0.0, "scores": 1e-4, "masks": 1e-3}
 UNIT = "boxes in pixels"
 
 
-def write_onnx(detector: FasterRCNN, image_size: int, path: Path) -> Exported:
+def write_onnx(detector: nn.Module, image_size: int, path: Path) -> Exported:
     """Write the detector by torchvision's exporter, and compare it with onnxruntime on three images.
 
     The network takes ``image`` (3, H, W), RGB in 0..1, of any height and width, and resizes it itself; it gives
@@ -44,7 +43,7 @@ def write_onnx(detector: FasterRCNN, image_size: int, path: Path) -> Exported:
     import onnxruntime
 
     example = [torch.rand(3, image_size, image_size, generator=torch.Generator().manual_seed(0))]
-    names = list(OUTPUTS[: 4 if detector.roi_heads.has_mask() else 3])
+    names = list(OUTPUTS[: 4 if "segm" in detector.finds else 3])
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer warns of every Python number it makes constant
         # The exporter that torchvision's detectors support; the newer one cannot follow their control flow.
@@ -77,7 +76,7 @@ def builder_name(out: Path) -> str:
     return f"{out.stem.replace('.', '_')}.py"
 
 
-def write_torchvision_detector(detector: FasterRCNN, plan: Any, path: Path) -> Exported:
+def write_torchvision_detector(detector: nn.Module, plan: Any, path: Path) -> Exported:
     """Write the detector's state dict, and a Python file that builds its receiver from torchvision alone.
 
     Args:
@@ -107,7 +106,7 @@ def write_torchvision_detector(detector: FasterRCNN, plan: Any, path: Path) -> E
 
 
 def _check(
-    detector: FasterRCNN, other: Callable[[Tensor], Mapping[str, Tensor]], size: int
+    detector: nn.Module, other: Callable[[Tensor], Mapping[str, Tensor]], size: int
 ) -> tuple[dict[str, float], str]:
     """Compare detections on three images; returns the largest differences and how many detections were compared."""
     differences: dict[str, float] = {}
@@ -119,7 +118,7 @@ def _check(
 
 
 @torch.no_grad()
-def _three_images(detector: FasterRCNN, size: int) -> list[Tensor]:
+def _three_images(detector: nn.Module, size: int) -> list[Tensor]:
     """Three images of different shape, (3, H, W) in 0..1: coloured blobs, those with most detections of a few."""
     generator = torch.Generator().manual_seed(1)
     images = []

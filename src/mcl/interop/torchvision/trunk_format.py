@@ -16,7 +16,6 @@ from torchvision.models.detection.rpn import RPNHead
 
 from mcl.interop.torchvision.resnet_shape import ResnetShape
 from mcl.interop.writing.exported import (
-    PREFIXES,
     Exported,
     TrunkSource,
     compare,
@@ -26,6 +25,7 @@ from mcl.interop.writing.exported import (
     windows_of,
 )
 from mcl.nn.load_report import match
+from mcl.nn.parts import pieces_of, prefixes_of
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
@@ -119,19 +119,18 @@ def resnet_maps(network: models.ResNet, images: Tensor) -> dict[str, Tensor]:
 def rcnn_maps(detector: MaskRCNN, images: Tensor, source: TrunkSource) -> dict[str, Tensor]:
     """The maps of the exported parts, through torchvision's detector."""
     maps = {f"c{int(key) + 2}": value for key, value in detector.backbone.body(images).items()}
-    if source.has_pyramid:
-        levels = detector.backbone(images)
-        maps |= {f"p{int(key) + 2}": value for key, value in levels.items() if key != "pool"}
-    if source.has_head:
+    if source.levels:
+        pyramid = {f"p{int(key) + 2}": value for key, value in detector.backbone(images).items() if key != "pool"}
+        maps |= {level: pyramid[level] for level in source.levels}
+    if source.has_head and source.levels:
         convs = list(detector.roi_heads.box_head.children())[: source.spec.head_convs]
-        maps["head"] = nn.Sequential(*convs)(windows_of(maps["p2"], source.spec.window))
+        maps["head"] = nn.Sequential(*convs)(windows_of(maps[source.levels[0]], source.spec.window))
     return maps
 
 
 def _prefixes(source: TrunkSource) -> tuple[str, ...]:
     """As ``exported.prefixes``, but of the box head only its convolutions: its linear layers are not ours."""
-    head = tuple(f"{PREFIXES['head']}{i}." for i in range(source.spec.head_convs)) if source.has_head else ()
-    return tuple(PREFIXES[part] for part in source.parts.split("+") if part != "head") + head
+    return prefixes_of(pieces_of(source.parts), source.spec.head_convs)
 
 
 def _width(layer: nn.Sequential) -> int:

@@ -14,10 +14,9 @@ from mcl.errors import RunFailed, UserError
 from mcl.interop.torchvision.resnet_shape import ResnetShape
 from mcl.nn.backbone import features_of
 from mcl.nn.load_report import LoadReport
+from mcl.nn.parts import BODY, LEVELS, pieces_of, prefixes_of
 from mcl.nn.trunk import Trunk, TrunkSpec
 
-PARTS = ("backbone", "backbone+pyramid", "backbone+pyramid+head")
-PREFIXES = {"backbone": "backbone.body.", "pyramid": "backbone.fpn.", "head": "roi_heads.box_head."}
 TOLERANCE = 1e-5
 
 
@@ -55,10 +54,7 @@ class TrunkSource:
     @property
     def body(self) -> dict[str, Tensor]:
         """The backbone's tensors under their own names (``backbone.body.`` taken away)."""
-        start = PREFIXES["backbone"]
-        return {
-            name.removeprefix(start): tensor for name, tensor in self.state.items() if name.startswith(start)
-        }
+        return {name.removeprefix(BODY): t for name, t in self.state.items() if name.startswith(BODY)}
 
     @property
     def backbone(self) -> str:
@@ -67,13 +63,19 @@ class TrunkSource:
 
     @property
     def has_pyramid(self) -> bool:
-        """Whether the pyramid is exported."""
-        return "pyramid" in self.parts
+        """Whether anything of the pyramid is exported."""
+        return not {*LEVELS}.isdisjoint(pieces_of(self.parts))
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Pyramid levels that can be computed from what is exported: those without a gap above them."""
+        pieces = set(pieces_of(self.parts))
+        return tuple(level for i, level in enumerate(LEVELS) if {*LEVELS[i:]} <= pieces)
 
     @property
     def has_head(self) -> bool:
         """Whether the head's convolutions are exported."""
-        return "head" in self.parts
+        return "head" in pieces_of(self.parts)
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Exported:
 
 def prefixes(parts: str) -> tuple[str, ...]:
     """Beginnings of the names of the tensors of ``parts``."""
-    return tuple(PREFIXES[part] for part in parts.split("+"))
+    return prefixes_of(pieces_of(parts))
 
 
 def probe_images(spec: TrunkSpec, images: int = 2) -> Tensor:
@@ -121,10 +123,11 @@ def trunk_maps(source: TrunkSource, images: Tensor) -> dict[str, Tensor]:
     """Every map that the exported parts give: c2..c5, p2..p5, and ``head`` of one window a pyramid image."""
     features = features_of(source.trunk.backbone.body, images)
     maps = {f"c{level + 2}": feature for level, feature in enumerate(features)}
-    if source.has_pyramid:
-        maps |= source.trunk(images)
-    if source.has_head:
-        maps["head"] = source.trunk.roi_heads.box_head(windows_of(maps["p2"], source.spec.window))
+    if source.levels:
+        pyramid = source.trunk(images)
+        maps |= {level: pyramid[level] for level in source.levels}
+    if source.has_head and source.levels:
+        maps["head"] = source.trunk.roi_heads.box_head(windows_of(maps[source.levels[0]], source.spec.window))
     return maps
 
 

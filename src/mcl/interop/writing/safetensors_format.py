@@ -19,15 +19,17 @@ from mcl.interop.writing.exported import (
 )
 from mcl.nn.backbone import STRIDES
 from mcl.nn.load_report import match
-from mcl.nn.pyramid import LEVELS
+from mcl.nn.parts import LEVELS, least_parts, pieces_of, trained_in
 from mcl.nn.trunk import FORMAT_VERSION, Trunk, read_trunk
 
 
 def write_safetensors(source: TrunkSource, path: Path) -> Exported:
     """Write the tensors of the exported parts and all metadata."""
+    pieces = pieces_of(source.parts)
     described = {
         "format_version": FORMAT_VERSION, "spec": asdict(source.spec), "levels": list(LEVELS), "strides": list(STRIDES),
-        "channel_order": "RGB", **source.metadata, "parts": source.parts,
+        "channel_order": "RGB", **source.metadata, "parts": least_parts(pieces),
+        "trained": [piece for piece in trained_in(source.metadata) if piece in pieces],
     }  # fmt: skip
     tensors = {name: tensor.cpu().contiguous() for name, tensor in source.state.items()}
     save_file(tensors, path, {key: json.dumps(value) for key, value in described.items()})
