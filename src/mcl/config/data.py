@@ -199,3 +199,9 @@ class DataTreesSettings(DataSettings):
     keep_empty: bool = Field(False, description="Keep labelled tiles without a box.")
     train_photos: list[str] = Field(["2019_YELL_2_528000*"], description="Photos of train.json (patterns).")
     test_photos: list[str] = Field(["2019_YELL_2_541000*"], description="Photos of test.json (patterns).")
+    val_fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the training photos' width, on the right, kept for val.json, to tune on; 0: none.",
+    )

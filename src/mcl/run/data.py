@@ -16,8 +16,10 @@ from mcl.config.data import (
 )
 from mcl.errors import UserError
 from mcl.sets.compose import source_sides
-from mcl.sets.cutouts import Findings, Sources, find_sources
+from mcl.sets.cutouts import Sources
 from mcl.sets.demo import demo_sources
+from mcl.sets.distinct import Findings
+from mcl.sets.find import find_sources
 from mcl.sets.folders import prepare_output, publish
 from mcl.sets.generate import write_set
 from mcl.sets.pool import mapper

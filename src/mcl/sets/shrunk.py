@@ -39,7 +39,7 @@ class Stored:
 
 
 class ShrunkFile:
-    """Writes the file; one process does.
+    """Writes the file; one process does, and pictures are read when all have been added.
 
     Args:
         path: file to make.

@@ -8,7 +8,9 @@ import numpy as np
 
 from mcl.config.data import DataComposeSettings
 from mcl.errors import UserError
-from mcl.sets.cutouts import Findings, Found, Source, Sources
+from mcl.sets.cutouts import Source, Sources
+from mcl.sets.distinct import Findings
+from mcl.sets.find import Found
 
 LEAST_PER_SPLIT = 2  # cut-outs of a class in each split
 # Random streams: default_rng([seed, SPLIT]) for the test's share, with one more number for the others, so that what
