@@ -13,7 +13,7 @@ from mcl.errors import UserError
 from mcl.run.data import data_compose
 from mcl.sets.classes import find_classes, walk_images
 from mcl.sets.compose import source_sides
-from mcl.sets.cutouts import Source
+from mcl.sets.cutouts import Source, cutout_at
 from mcl.sets.distinct import Findings
 from mcl.sets.find import Found, find_sources
 from mcl.sets.pool import mapper
@@ -119,6 +119,23 @@ def test_more_cutouts_for_unlabeled_images(folders, tmp_path):
     )
     summary = data_compose(settings(folders, tmp_path / "out", include=["ball"], unlabeled_classes=["rare"]))
     assert summary["classes"] == ["ball"] and "unlabeled images 7 (with those of train)" in summary["message"]
+
+
+def test_a_linked_file_is_opened_once(folders, tmp_path, monkeypatch):
+    shutil.copytree(folders / "cutouts/tent", tmp_path / "cutouts/tent")
+    (tmp_path / "cutouts/tent/z-soft.png").symlink_to(tmp_path / "cutouts/tent/t0.png")
+    (tmp_path / "cutouts/tent/z-hard.png").hardlink_to(tmp_path / "cutouts/tent/t0.png")
+    (tmp_path / "cutouts/tent/z-lost.png").symlink_to(tmp_path / "nowhere.png")
+    opened = []
+    monkeypatch.setattr(
+        "mcl.sets.find.cutout_at", lambda path, side: opened.append(path) or cutout_at(path, side)
+    )
+    _, findings, _ = prepared(folders, tmp_path, cutouts=tmp_path / "cutouts")
+    for name in ("z-soft.png", "z-hard.png"):
+        assert findings.skipped[str(tmp_path / "cutouts/tent" / name)] == "link to tent/t0.png"
+        assert tmp_path / "cutouts/tent" / name not in opened
+    assert tmp_path / "cutouts/tent/t0.png" in opened
+    assert str(tmp_path / "cutouts/tent/z-lost.png") in findings.skipped
 
 
 def test_one_image_an_object(folders, tmp_path):

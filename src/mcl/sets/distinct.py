@@ -41,10 +41,16 @@ def without_mirrors(paths: list[Path], findings: Findings) -> list[Path]:
 
 
 class Thumbnails:
-    """Thumbnails of the pictures kept so far, to find copies (also mirrored, rescaled, saved anew)."""
+    """Thumbnails of the pictures kept so far, to find copies (also mirrored, rescaled, saved anew).
+
+    Attributes:
+        names: of the pictures kept.
+        files: name by identity (device, inode) of the files looked at: a link to one need not be opened.
+    """
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.files: dict[tuple[int, int], str] = {}
         self.values = np.zeros((64, THUMBNAIL * THUMBNAIL * 4), np.float32)
 
     def copy_of(self, name: str, thumbnail: bytes) -> str | None:
@@ -92,7 +98,18 @@ def distinct(
     run: Callable[..., Iterator[Any]],
     findings: Findings,
 ) -> list[Source]:
-    kept = []
+    """The pictures that can be read and copy none that ``seen`` knows, with their pixels in ``shrunk``.
+
+    Args:
+        paths: files to look at.
+        root: what their names are relative to.
+        read: gives the picture at the size that composing needs, or raises ``UnreadableImage``.
+        seen: gets those kept.
+        shrunk: gets the pixels of those kept.
+        run: a ``map``, maybe over worker processes.
+        findings: gets those left out.
+    """
+    kept, paths = [], _files(paths, root, seen, findings)
     for path, prepared in zip(paths, run(partial(_prepare, read), paths), strict=True):
         name = path.relative_to(root).as_posix()
         if isinstance(prepared, str):
@@ -105,3 +122,21 @@ def distinct(
         else:
             findings.skipped[str(path)] = f"copy of {original}"
     return kept
+
+
+def _files(paths: list[Path], root: Path, seen: Thumbnails, findings: Findings) -> list[Path]:
+    """Each file once, under the first of its names."""
+    files = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:  # reading it says why
+            files.append(path)
+            continue
+        name = path.relative_to(root).as_posix()
+        original = seen.files.setdefault((status.st_dev, status.st_ino), name)
+        if original == name:
+            files.append(path)
+        else:
+            findings.skipped[str(path)] = f"link to {original}"
+    return files
