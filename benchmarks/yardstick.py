@@ -38,7 +38,8 @@ class Cell:
         testbed: its name in the plan.
         start: one of ``STARTS``.
         seed: of the run.
-        data: name of the set.
+        data: name of the set to train on.
+        test: name of the set to measure on.
         settings: as for ``mcl finetune --config``.
         scenes: the first so many of the set's training scenes; ``None``: all.
     """
@@ -47,6 +48,7 @@ class Cell:
     start: str
     seed: int
     data: str
+    test: str
     settings: dict[str, Any]
     scenes: int | None = None
 
@@ -62,11 +64,11 @@ def cells(plan: dict[str, Any]) -> Iterator[Cell]:
         common = _merged(plan["settings"], its.get("settings", {}))
         teacher, tuned = its["teacher"], its["finetune"]
         settings = _merged(common, teacher.get("settings", {}))
-        yield Cell(testbed, "teacher", 0, teacher["data"], settings)
+        yield Cell(testbed, "teacher", 0, teacher["data"], tuned["data"], settings)
         settings = _merged(common, tuned.get("settings", {}))
         for seed in its["seeds"]:
             for start in ("scratch", "control"):
-                yield Cell(testbed, start, seed, tuned["data"], settings, tuned.get("scenes"))
+                yield Cell(testbed, start, seed, tuned["data"], tuned["data"], settings, tuned.get("scenes"))
 
 
 def run(cell: Cell, data: Path, runs: Path) -> None:
@@ -79,12 +81,12 @@ def run(cell: Cell, data: Path, runs: Path) -> None:
         trunk = "none"
         if cell.start == "control":
             trunk = str(_trunk_of(runs / f"{cell.testbed}-teacher-0", runs / f"{cell.testbed}-trunk.safetensors"))
-        images = data / cell.data
+        images, test = data / cell.data, data / cell.test
         command = [
             *(sys.executable, "-m", "mcl", "finetune", "--config", str(config), "--recipe", "finetune-demo"),
             *("--trunk", trunk, "--train", str(_first_scenes(images / "train.json", cell.scenes, runs))),
-            *("--val", str(images / "test.json"), "--images", str(images), "--seed", str(cell.seed)),
-            *("--out", str(folder), *(["--resume"] if (folder / "config.yaml").is_file() else [])),
+            *("--images", str(images), "--val", str(test / "test.json"), "--val_images", str(test)),
+            *("--seed", str(cell.seed), "--out", str(folder), *(["--resume"] if (folder / "config.yaml").is_file() else [])),
         ]
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     config = yaml.safe_load((folder / "config.yaml").read_text())
