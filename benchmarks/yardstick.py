@@ -59,16 +59,25 @@ class Cell:
 
 
 def cells(plan: dict[str, Any]) -> Iterator[Cell]:
-    """All runs of the plan; a testbed's teacher comes first, then starts in turn for each seed."""
+    """All runs of the plan. The first from scratch come first: they tell early whether the AP is in range."""
     for testbed, its in plan["testbeds"].items():
         common = _merged(plan["settings"], its.get("settings", {}))
         teacher, tuned = its["teacher"], its["finetune"]
-        settings = _merged(common, teacher.get("settings", {}))
-        yield Cell(testbed, "teacher", 0, teacher["data"], tuned["data"], settings)
         settings = _merged(common, tuned.get("settings", {}))
-        for seed in its["seeds"]:
-            for start in ("scratch", "control"):
-                yield Cell(testbed, start, seed, tuned["data"], tuned["data"], settings, tuned.get("scenes"))
+        teaching = Cell(
+            testbed,
+            "teacher",
+            0,
+            teacher["data"],
+            tuned["data"],
+            _merged(common, teacher.get("settings", {})),
+        )
+        starts = [(start, seed) for seed in its["seeds"] for start in ("scratch", "control")]
+        tuning = [
+            Cell(testbed, start, seed, tuned["data"], tuned["data"], settings, tuned.get("scenes"))
+            for start, seed in starts
+        ]
+        yield from (tuning[0], teaching, *tuning[1:])
 
 
 def run(cell: Cell, data: Path, runs: Path) -> None:
@@ -80,19 +89,31 @@ def run(cell: Cell, data: Path, runs: Path) -> None:
         config.write_text(yaml.safe_dump(cell.settings))
         trunk = "none"
         if cell.start == "control":
-            trunk = str(_trunk_of(runs / f"{cell.testbed}-teacher-0", runs / f"{cell.testbed}-trunk.safetensors"))
+            trunk = str(
+                _trunk_of(runs / f"{cell.testbed}-teacher-0", runs / f"{cell.testbed}-trunk.safetensors")
+            )
         images, test = data / cell.data, data / cell.test
         command = [
             *(sys.executable, "-m", "mcl", "finetune", "--config", str(config), "--recipe", "finetune-demo"),
             *("--trunk", trunk, "--train", str(_first_scenes(images / "train.json", cell.scenes, runs))),
             *("--images", str(images), "--val", str(test / "test.json"), "--val_images", str(test)),
-            *("--seed", str(cell.seed), "--out", str(folder), *(["--resume"] if (folder / "config.yaml").is_file() else [])),
+            *(
+                "--seed",
+                str(cell.seed),
+                "--out",
+                str(folder),
+                *(["--resume"] if (folder / "config.yaml").is_file() else []),
+            ),
         ]
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     config = yaml.safe_load((folder / "config.yaml").read_text())
     summary = json.loads((folder / "summary.json").read_text())
     content = {
-        "run": cell.name, "testbed": cell.testbed, "start": cell.start, "seed": cell.seed, "data": cell.data,
+        "run": cell.name,
+        "testbed": cell.testbed,
+        "start": cell.start,
+        "seed": cell.seed,
+        "data": cell.data,
         "settings": {key: config[key] for key in (*SETTINGS, "optim", "detector", "views") if key in config},
         "summary": summary,
     }
@@ -113,7 +134,9 @@ def _trunk_of(folder: Path, file: Path) -> Path:
         trunk, state = Trunk(plan.spec), detector.state_dict()
         trunk.load_state_dict({name: state[name] for name in trunk.state_dict()})
         partial = file.with_suffix(".partial")
-        write_safetensors(TrunkSource(trunk.eval(), {"recipe": f"detector {folder.name}"}, PARTS[-1], folder), partial)
+        write_safetensors(
+            TrunkSource(trunk.eval(), {"recipe": f"detector {folder.name}"}, PARTS[-1], folder), partial
+        )
         partial.replace(file)
     return file
 
@@ -132,7 +155,9 @@ def _first_scenes(train: Path, count: int | None, runs: Path) -> Path:
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """``above`` over ``below``, section by section."""
-    sections = {key: _merged(below[key], value) for key, value in above.items() if isinstance(below.get(key), dict)}
+    sections = {
+        key: _merged(below[key], value) for key, value in above.items() if isinstance(below.get(key), dict)
+    }
     return {**below, **above, **sections}
 
 
@@ -159,7 +184,14 @@ def _row(testbed: str, start: str, summaries: list[dict[str, Any]]) -> str:
     aps = [spread([s[key] for s in summaries]) for key in ("box_AP", "mask_AP", "class_agnostic_AP")]
     steps = summaries[0]["cost"]["steps"]
     minutes = statistics.mean(s["cost"]["seconds"] for s in summaries) / 60
-    cells = [testbed, STARTS[start], str(len(summaries)), *aps, f"{summaries[0]['train_images']:,}", f"{steps:,}"]
+    cells = [
+        testbed,
+        STARTS[start],
+        str(len(summaries)),
+        *aps,
+        f"{summaries[0]['train_images']:,}",
+        f"{steps:,}",
+    ]
     return f"| {' | '.join(cells)} | {minutes:.1f} |"
 
 
@@ -180,7 +212,9 @@ def _verdict(testbed: str, box: dict[str, dict[int, float]]) -> str:
 
 def main() -> None:
     """Run the plan, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("command", choices=("run", "table"))
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the testbeds' sets")
     parser.add_argument("--runs", type=Path, default=Path("runs/yardstick"), help="folder of run folders")

@@ -18,15 +18,15 @@ compose() {  # OUT SETTING...
     out=$DATA/$1
     shift
     $PYTHON -m mcl data compose "$@" --backgrounds "$DATA/backgrounds" --out "$out" --workers "$WORKERS" \
-        --test_fraction 0.25 --test_scenes 400 --val_fraction 0.12 --val_scenes 200 \
-        --min_objects 1 --max_objects 3 --min_size 0.35 --max_size 0.9
+        --test_fraction 0.2 --test_scenes 400 --val_fraction 0.1 --val_scenes 200 \
+        --min_objects 1 --max_objects 2 --min_size 0.4 --max_size 0.9 --min_visible 0.8 --overhang 0.05
 }
 
 stamps() {  # OUT SETTING...
     out=$1
     shift
     compose "$out" --cutouts /usr/share/tuxpaint/stamps --class_map stamps \
-        --include bird,mammal,fruit,flower,vehicle,sign "$@"
+        --include mammal,fruit,flower,sign,ball "$@"
 }
 
 clipart() {  # OUT SETTING...
@@ -49,7 +49,7 @@ for testbed in "$@"; do
         ;;
     clipart)
         if missing clipart; then
-            clipart clipart --labelled_fraction 0.25 --unlabeled_classes other --train_scenes 1000 \
+            clipart clipart --labelled_fraction 0.5 --unlabeled_classes other --train_scenes 1000 \
                 --unlabeled_once true --unlabeled_objects 10000 --unlabeled_scenes 0
         fi
         if missing clipart-control; then clipart clipart-control $CONTROL; fi
