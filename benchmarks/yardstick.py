@@ -162,8 +162,14 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(folder: Path = RESULTS) -> str:
-    """One row a testbed and start, and whether the testbed counts."""
+    """One row a testbed and start, and whether the testbed counts.
+
+    Raises:
+        FileNotFoundError: no result there.
+    """
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    if not results:
+        raise FileNotFoundError(f"{folder}: no results")
     rows = [
         "| testbed | start | seeds | box AP | mask AP | box AP, classes as one | scenes | steps | minutes a run |",
         "|---|---|---:|---|---|---|---:|---:|---:|",
