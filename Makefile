@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults docs clean
+.PHONY: demo test faults testbeds docs clean
 
 $(VENV)/.demo: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,6 +30,10 @@ faults: $(VENV)/.test
 	@mkdir -p runs && rm -f "$$MCL_FIGURES"
 	$(BIN)/python -m pytest tests -m faults -n 2 --dist worksteal; ended=$$?; \
 	$(BIN)/python benchmarks/figures.py collect benchmarks/faults.json "$$MCL_FIGURES" && exit $$ended
+
+# Sets to compare methods on, from Debian packages and PyPI (named in make.sh), into data/.
+testbeds: $(VENV)/.demo
+	PYTHON=$(BIN)/python sh benchmarks/testbeds/make.sh data
 
 clean:
 	rm -rf $(VENV) runs

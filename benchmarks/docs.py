@@ -13,11 +13,12 @@ from pathlib import Path
 
 from figures import tables as figures_tables
 from runs import table as runs_table
+from yardstick import table as yardstick_table
 
 from mcl.bench.tables import markdown_of, read_tables
 
 HERE = Path(__file__).parent
-MARKED = re.compile(r"(<!-- table: (\w+)((?: [\w.-]+)+) -->\n)(.*?)(<!-- /table -->)", re.S)
+MARKED = re.compile(r"(<!-- table: (\w+)((?: [\w./-]+)+) -->\n)(.*?)(<!-- /table -->)", re.S)
 
 
 def speed(*files: str) -> str:
@@ -37,6 +38,11 @@ def bench(*files: str) -> str:
 def runs(*files: str) -> str:
     """Fine-tuning runs, mean and spread over seeds."""
     return "\n\n".join(runs_table(HERE / file) for file in files) + "\n"
+
+
+def yardstick(folder: str) -> str:
+    """What scratch and the positive control reach on each testbed."""
+    return yardstick_table(HERE / folder) + "\n"
 
 
 def figures(file: str, *groups: str) -> str:

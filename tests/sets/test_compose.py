@@ -12,60 +12,11 @@ from mcl.config.base import from_values
 from mcl.config.data import DataComposeSettings
 from mcl.errors import UserError
 from mcl.run.data import data_compose
-from mcl.sets.classes import choose_classes
+from mcl.sets.classes import choose_classes, find_classes, other_classes
 from mcl.sets.compose import Composer, Picture
 from mcl.sets.cutouts import Source, Sources
 from mcl.sets.folders import prepare_output, publish
-
-SMALL = {
-    "unlabeled_objects": 3,
-    "unlabeled_scenes": 4,
-    "train_scenes": 16,
-    "test_scenes": 5,
-    "image_size": 64,
-    "min_size": 16,
-    "max_size": 40,
-    "min_visible_pixels": 30,
-}
-
-
-def draw_cutout(path, colour, sides=0, size=60):
-    image = Image.new("RGBA", (size, size))
-    draw = ImageDraw.Draw(image)
-    if sides:
-        draw.regular_polygon((size / 2, size / 2, size / 2 - 2), sides, fill=colour)
-    else:
-        draw.ellipse((2, 8, size - 2, size - 8), fill=colour)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory):
-    """Three classes (one of them with too few cut-outs) and six photos, with all kinds of faults."""
-    root = tmp_path_factory.mktemp("sources")
-    for i in range(6):
-        draw_cutout(root / "cutouts/ball/deep er" / f"b{i}.png", (40 * i, 250 - 30 * i, 30 * i, 255))
-        draw_cutout(root / "cutouts/tent" / f"t{i}.png", (250 - 40 * i, 40 * i, 120, 255), sides=3)
-    for i in range(3):
-        draw_cutout(root / "cutouts/rare" / f"r{i}.png", (90 * i, 10, 200, 255), sides=5)
-    ball = Image.open(root / "cutouts/tent/t1.png")
-    ball.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((90, 90)).save(root / "cutouts/tent/again.png")
-    ball.save(root / "cutouts/tent/t2_mirror.png")
-    ball.convert("RGB").save(root / "cutouts/tent/opaque.png")
-    (root / "cutouts/tent/broken.png").write_bytes(b"\x89PNG no")
-    rng = np.random.default_rng(0)
-    (root / "photos/more").mkdir(parents=True)
-    for i in range(6):
-        noise = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
-        noise.resize((130 + 20 * i, 110), Image.Resampling.BICUBIC).save(root / f"photos/more/p{i}.jpg")
-    (root / "photos/empty.jpg").touch()
-    return root
-
-
-def settings(folders, out, **changes):
-    values = SMALL | {"cutouts": folders / "cutouts", "backgrounds": folders / "photos", "out": out}
-    return from_values(DataComposeSettings, values | changes)
+from sets.sources import SMALL, settings
 
 
 @pytest.fixture(scope="session")
@@ -208,9 +159,10 @@ def test_sizes_up_to_one_are_fractions():
 def test_class_map(folders, tmp_path):
     path = tmp_path / "map.yaml"
     path.write_text("classes: {round: ['ball/*'], rest: ['*']}\nexclude: ['rare/*']\n")
-    classes = choose_classes(folders / "cutouts", str(path), ["*"], [])
+    classes = find_classes(folders / "cutouts", str(path))
     assert len(classes["round"]) == 6 and {p.parent.name for p in classes["rest"]} == {"tent"}
-    assert list(choose_classes(folders / "cutouts", str(path), ["*"], ["ro*"])) == ["rest"]
+    assert list(choose_classes(classes, ["*"], ["ro*"])) == ["rest"]
+    assert list(other_classes(classes, ["rest"], ["*"])) == ["round"]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +180,7 @@ def test_bad_class_map(folders, tmp_path, text, words):
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError, match=words):
-        choose_classes(folders / "cutouts", str(path), ["*"], [])
+        find_classes(folders / "cutouts", str(path))
 
 
 def test_shipped_map_reads():

@@ -80,6 +80,21 @@ def test_tiles_and_boxes(package, tmp_path):
         assert image["photo"] == TRAIN and (tile == photo[top : top + 64, left : left + 64]).all()
 
 
+def test_validation_strip(package, tmp_path):
+    """The right of the training photo: its tiles are in val.json only, not even unlabeled."""
+    summary = run(package, tmp_path / "out", val_fraction=0.5, train_photos=[TRAIN], keep_empty=True)
+    assert (summary["train_images"], summary["val_images"], summary["test_images"]) == (2, 2, 2)
+    left = {
+        split: {image["left"] for image in COCO(str(tmp_path / f"out/{split}.json")).dataset["images"]}
+        for split in ("train", "val")
+    }
+    assert left == {"train": {0}, "val": {70}}
+    # 70x130 of the training photo at stride 16: 1x5; the others as they are.
+    assert summary["unlabeled"] == 5 + 3 and "tune on" in summary["message"]
+    with pytest.raises(UserError, match="leaves no val tile"):
+        run(package, tmp_path / "none", val_fraction=0.1)
+
+
 def test_wheel_and_its_settings(package, tmp_path):
     wheel = tmp_path / "deepforest-2.1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:

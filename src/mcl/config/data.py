@@ -102,9 +102,55 @@ class DataComposeSettings(SceneSettings):
     )
     include: list[str] = Field(["*"], description="Classes to use (patterns such as 'b*'; comma-separated).")
     exclude: list[str] = Field([], description="Classes to leave out (patterns; comma-separated).")
+    class_depth: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Folder levels that name a class; 2: animals/birds and animals/bugs are two classes.",
+    )
+    follow_links: bool = Field(False, description="Also search folders that are symbolic links.")
     test_fraction: float = Field(
         0.25, gt=0, lt=1, description="Share of cut-outs and photos kept for the test scenes."
     )
+    val_scenes: int = Field(
+        0,
+        ge=0,
+        description="Labelled scenes to tune on, of objects and photos that train and test never show.",
+    )
+    val_fraction: float = Field(
+        0.15, gt=0, lt=1, description="Share of cut-outs and photos kept for val_scenes, if there are any."
+    )
+    labelled_fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of each class's training cut-outs that labelled scenes show; unlabeled images show all.",
+    )
+    unlabeled_classes: list[str] = Field(
+        [],
+        description="Classes that unlabeled images show besides the labelled ones (patterns; comma-separated).",
+    )
+    unlabeled_cutouts: Path | None = Field(
+        None, description="Folder of more cut-outs for unlabeled images only, searched recursively."
+    )
+    unlabeled_once: bool = Field(
+        False,
+        description="Each training cut-out in one of the unlabeled_objects at most, so an image is an instance.",
+    )
+
+    @model_validator(mode="after")
+    def _splits(self) -> DataComposeSettings:
+        if self.val_scenes and self.test_fraction + self.val_fraction >= 1:
+            raise ValueError(
+                f"test_fraction ({self.test_fraction:g}) and val_fraction ({self.val_fraction:g}) leave nothing "
+                "to train on"
+            )
+        if self.unlabeled_once and self.unlabeled_scenes:
+            raise ValueError(
+                "unlabeled_once shows a cut-out in one image only, but unlabeled_scenes would show it again: "
+                "set unlabeled_scenes to 0"
+            )
+        return self
 
 
 class DataDemoSettings(SceneSettings):
@@ -153,3 +199,9 @@ class DataTreesSettings(DataSettings):
     keep_empty: bool = Field(False, description="Keep labelled tiles without a box.")
     train_photos: list[str] = Field(["2019_YELL_2_528000*"], description="Photos of train.json (patterns).")
     test_photos: list[str] = Field(["2019_YELL_2_541000*"], description="Photos of test.json (patterns).")
+    val_fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the training photos' width, on the right, kept for val.json, to tune on; 0: none.",
+    )

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mcl.config.data import (
     DataComposeSettings,
     DataDemoSettings,
     DataSettings,
     DataTreesSettings,
-    SceneSettings,
 )
 from mcl.errors import UserError
-from mcl.sets.cutouts import Findings, Sources, find_sources, split_sources
+from mcl.sets.compose import source_sides
+from mcl.sets.cutouts import Sources
 from mcl.sets.demo import demo_sources
+from mcl.sets.distinct import Findings
+from mcl.sets.find import find_sources
 from mcl.sets.folders import prepare_output, publish
-from mcl.sets.generate import SPLIT, write_set
+from mcl.sets.generate import write_set
+from mcl.sets.pool import mapper
+from mcl.sets.shrunk import ShrunkFile
+from mcl.sets.splits import Splits, split_sources
 from mcl.sets.trees import deepforest_data, read_photos, write_trees
 
 
@@ -33,8 +36,9 @@ def data_demo(settings: DataDemoSettings) -> dict[str, Any]:
     """
     with _output(settings) as stage:
         train, test = demo_sources(settings)
-        sets = write_set(stage, train, test, settings, "mcl data demo")
-    return _summary(settings, sets, _unlabeled(settings), _shares(train, test))
+        splits = Splits(train, test, unlabeled=train)
+        sets, unlabeled = write_set(stage, splits, settings, "mcl data demo")
+    return _summary(settings, sets, unlabeled, _shares(splits))
 
 
 def data_compose(settings: DataComposeSettings) -> dict[str, Any]:
@@ -43,31 +47,27 @@ def data_compose(settings: DataComposeSettings) -> dict[str, Any]:
     Raises:
         UserError: sources that cannot be used, or an output folder that cannot.
     """
-    for flag, folder in (("cutouts", settings.cutouts), ("backgrounds", settings.backgrounds)):
+    folders = {"cutouts": settings.cutouts, "backgrounds": settings.backgrounds}
+    if settings.unlabeled_cutouts:
+        folders["unlabeled_cutouts"] = settings.unlabeled_cutouts
+    for flag, folder in folders.items():
         if settings.out.resolve().is_relative_to(folder.resolve()):
             raise UserError(
                 f"--out {settings.out}: lies in --{flag} {folder}, so the next run would compose from it"
             )
-    with _output(settings) as stage:
-        findings = Findings()
-        found = find_sources(
-            settings.cutouts,
-            settings.backgrounds,
-            settings.class_map,
-            settings.include,
-            settings.exclude,
-            findings,
-        )
-        rng = np.random.default_rng([settings.seed, SPLIT])
-        train, test = split_sources(found, settings.test_fraction, rng, findings)
-        sets = write_set(stage, train, test, settings, "mcl data compose")
+    findings = Findings()
+    with _output(settings) as stage, closing(ShrunkFile(stage / "shrunk.raw")) as shrunk:
+        with mapper(settings.workers) as run:
+            found = find_sources(settings, source_sides(settings), shrunk, run, findings)
+        splits = split_sources(found, settings, findings)
+        sets, unlabeled = write_set(stage, splits, settings, "mcl data compose")
         if findings.skipped:
             lines = [f"{path}\t{reason}\n" for path, reason in findings.skipped.items()]
             (stage / "skipped.txt").write_text("".join(lines), "utf-8", "surrogateescape")
-    notes = [_shares(train, test), *findings.notes]
+    notes = [_shares(splits), *findings.notes]
     if findings.skipped:
         notes.append(f"{len(findings.skipped)} files skipped, see {settings.out / 'skipped.txt'}")
-    summary = _summary(settings, sets, _unlabeled(settings), *notes)
+    summary = _summary(settings, sets, unlabeled, *notes)
     return summary | {"skipped": len(findings.skipped), "notes": findings.notes}
 
 
@@ -98,39 +98,45 @@ def _output(settings: DataSettings) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _unlabeled(settings: SceneSettings) -> int:
-    return settings.unlabeled_objects + settings.unlabeled_scenes
+def _shares(splits: Splits) -> str:
+    train, unlabeled = splits.train, splits.unlabeled
+    text = f"train shows {_count(train)} cut-outs on {len(train.photos)} photos"
+    if _count(unlabeled) > _count(train):
+        text += f", unlabeled images {_count(unlabeled)} (with those of train) on the same"
+    for name, split in (("val", splits.val), ("test", splits.test)):
+        if split:
+            text += f", {name} {_count(split)} others on {len(split.photos)} others"
+    return text
 
 
-def _shares(train: Sources, test: Sources) -> str:
-    cutouts = [sum(map(len, split.cutouts.values())) for split in (train, test)]
-    return (
-        f"train shows {cutouts[0]} cut-outs on {len(train.photos)} photos, test {cutouts[1]} others "
-        f"on {len(test.photos)} others"
-    )
+def _count(sources: Sources) -> int:
+    return sum(map(len, sources.cutouts.values()))
 
 
 def _summary(settings: DataSettings, sets: dict[str, dict], unlabeled: int, *notes: str) -> dict[str, Any]:
     out = settings.out
+    splits = [split for split in ("train", "val", "test") if split in sets]
     counts = {
-        f"{split}_{kind}": len(sets[split][kind])
-        for split in ("train", "test")
-        for kind in ("images", "annotations")
+        f"{split}_{kind}": len(sets[split][kind]) for split in splits for kind in ("images", "annotations")
     }
+    labelled = "; ".join(
+        f"{counts[f'{split}_images']} {split} images with {counts[f'{split}_annotations']} objects"
+        for split in splits
+    )
     classes = [category["name"] for category in sets["train"]["categories"]]
+    tune = [f"  (tune on {out / 'val.json'}, never on the test)"] if "val" in sets else []
     message = "\n".join(
         [
-            f"{out}: {unlabeled} unlabeled images; {counts['train_images']} train images with "
-            f"{counts['train_annotations']} objects; {counts['test_images']} test images with "
-            f"{counts['test_annotations']} objects; {len(classes)} classes: {', '.join(classes)}",
+            f"{out}: {unlabeled} unlabeled images; {labelled}; {len(classes)} classes: {', '.join(classes)}",
             *notes,
             f"Look at {out / 'preview.png'}, then:",
             f"  mcl pretrain --data {out / 'unlabeled'} --out runs/pretrain",
             f"  mcl finetune --trunk runs/pretrain --train {out / 'train.json'} --val {out / 'test.json'} "
             f"--images {out} --out runs/finetune",
+            *tune,
         ]
     )
-    paths = {name: str(out / name) for name in ("unlabeled", "train.json", "test.json", "preview.png")}
+    paths = {name: str(out / name) for name in ("unlabeled", *(f"{s}.json" for s in splits), "preview.png")}
     return {
         "out": str(out),
         "unlabeled": unlabeled,

@@ -23,6 +23,17 @@ LEAST_SIDE = 4  # pixels
 Position = Callable[[tuple[int, int], np.random.Generator], tuple[int, int]]
 
 
+INSTANCES = 20  # random stream of their order, apart from those of generate.py and demo.py
+
+
+def source_sides(settings: SceneSettings) -> tuple[int, int]:
+    """Pixels of a cut-out's longer and of a photo's shorter side that pictures are made from."""
+    largest = max(settings.pixels(settings.max_size), settings.pixels(settings.centred_max_size))
+    # Some room for turning and for photos to be cropped from; more only costs memory.
+    size = settings.image_size
+    return round(1.5 * largest), min(3 * size, max(size, 768))
+
+
 @dataclass
 class Placed:
     """An object in a picture.
@@ -67,9 +78,11 @@ class Composer:
             settings.pixels(settings.centred_min_size),
             settings.pixels(settings.centred_max_size),
         )
-        # Some room for turning and for photos to be cropped from; more only costs memory.
-        self._cutout_side = round(1.5 * max(self._sizes[1], self._centred_sizes[1]))
-        self._photo_side = min(3 * self.size, max(self.size, 768))
+        self._cutout_side, self._photo_side = source_sides(settings)
+        instances = [(label, source) for label, sources in enumerate(self.classes) for source in sources]
+        # Shuffled, so that fewer pictures than instances show some of every class.
+        order = np.random.default_rng([settings.seed, INSTANCES]).permutation(len(instances))
+        self._instances = [instances[i] for i in order]
 
     def scene(self, rng: np.random.Generator) -> Picture:
         """A scene of ``min_objects`` to ``max_objects`` objects anywhere; classes are equally likely."""
@@ -84,6 +97,12 @@ class Composer:
         self._place(picture, rng, self._centred_sizes, self._middle)
         return picture
 
+    def instance(self, rng: np.random.Generator, index: int) -> Picture:
+        """The ``index``-th cut-out of all classes (shuffled) around the middle, whatever can be seen of it."""
+        picture = self._background(rng)
+        self._place(picture, rng, self._centred_sizes, self._middle, self._instances[index])
+        return picture
+
     def _background(self, rng: np.random.Generator) -> Picture:
         """A square crop between ``image_size`` and the whole height of a photo, at ``image_size``."""
         source = self.photos[rng.integers(len(self.photos))]
@@ -96,22 +115,28 @@ class Composer:
         return Picture(self._mirror(self._brighten(crop, rng), rng), source.name)
 
     def _place(
-        self, picture: Picture, rng: np.random.Generator, sizes: tuple[float, float], position: Position
+        self,
+        picture: Picture,
+        rng: np.random.Generator,
+        sizes: tuple[float, float],
+        position: Position,
+        given: tuple[int, Source] | None = None,
     ) -> None:
-        """Paste one object where it is seen and covers no other too much; none if there is no such place."""
-        label = int(rng.integers(len(self.classes)))
+        """Paste one object where it is seen and covers no other too much; none if there is no such place.
+
+        ``given`` is the object's label and cut-out: then it is this one, wherever.
+        """
+        label = given[0] if given else int(rng.integers(len(self.classes)))
         for attempt in range(TRIES):
             if attempt % PLACES == 0:
-                source = self.classes[label][rng.integers(len(self.classes[label]))]
+                source = given[1] if given else self.classes[label][rng.integers(len(self.classes[label]))]
                 patch = self._vary(source.cutout(self._cutout_side), rng, rng.uniform(*sizes))
             left, top = position(patch.size, rng)
             mask, area = self._mask(patch, left, top)
+            last = attempt == TRIES - 1
             # The last try takes a place of little contrast rather than none.
-            contrasted = (
-                attempt == TRIES - 1
-                or self._contrast(patch, picture.image, mask) >= self.settings.min_contrast
-            )
-            if contrasted and self._leaves_visible(picture, mask, area):
+            contrasted = last or self._contrast(patch, picture.image, mask) >= self.settings.min_contrast
+            if contrasted and ((last and given) or self._leaves_visible(picture, mask, area)):
                 picture.image.paste(patch, (left, top), patch)
                 for below in picture.objects:
                     below.visible &= ~mask

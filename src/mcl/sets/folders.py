@@ -12,8 +12,8 @@ MARKER = ".mcl-data"
 STAGE = ".mcl-partial"
 # Everything a generator writes. publish() moves in this order: a set without its JSON files is not complete.
 FOLDERS = ("unlabeled", "images")
-FILES = ("preview.png", "skipped.txt", "test.json", "train.json")
-PICTURE = re.compile(r"(unlabeled/(objects|scenes|tiles)|images/(train|test))/\d{6}\.(jpg|png)")
+FILES = ("preview.png", "skipped.txt", "val.json", "test.json", "train.json")
+PICTURE = re.compile(r"(unlabeled/(objects|scenes|tiles)|images/(train|val|test))/\d{6}\.(jpg|png)")
 
 
 def prepare_output(path: Path, overwrite: bool) -> Path:

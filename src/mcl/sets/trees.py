@@ -99,23 +99,35 @@ def write_trees(stage: Path, photos: Sequence[Photo], settings: DataTreesSetting
         )
     classes = sorted({label for photo in chosen["train"] for label, _ in photo.boxes})
     sets = {}
-    for split, members in chosen.items():
-        records = _labelled_tiles(stage, split, members, classes, settings)
+    trained = (0.0, 1 - settings.val_fraction)  # share of the width, from and to
+    splits = {"test": (chosen["test"], (0.0, 1.0)), "train": (chosen["train"], trained)}
+    if settings.val_fraction:
+        splits["val"] = (chosen["train"], (trained[1], 1.0))
+    for split, (members, columns) in splits.items():
+        records = _labelled_tiles(stage, split, members, columns, classes, settings)
         if not records:
             raise UserError(f"--tile {settings.tile}: leaves no {split} tile with a box; use smaller ones")
         sets[split] = coco(records, classes, "mcl data trees", settings.recorded())
         write_json(stage / f"{split}.json", sets[split])
     free = [photo for photo in photos if photo not in chosen["test"]]
-    unlabeled = _unlabeled_tiles(stage, free, settings)
+    unlabeled = _unlabeled_tiles(
+        stage, [(photo, trained if photo in chosen["train"] else (0.0, 1.0)) for photo in free], settings
+    )
     write_preview(stage, sets["train"])
     used = {split: [photo.path.name for photo in members] for split, members in chosen.items()}
     return {"sets": sets, "unlabeled": unlabeled, "photos": used | {"unlabeled": [p.path.name for p in free]}}
 
 
-def corners(size: tuple[int, int], tile: int, stride: int) -> Iterator[tuple[int, int]]:
-    """Left, top of all tiles that lie inside an image of ``size`` (width, height), row by row."""
+def corners(
+    size: tuple[int, int], tile: int, stride: int, columns: tuple[float, float] = (0.0, 1.0)
+) -> Iterator[tuple[int, int]]:
+    """Left, top of all tiles that lie inside an image of ``size`` (width, height), row by row.
+
+    ``columns`` bounds them to a part of the width, from and to, as shares of it.
+    """
+    first, end = (round(share * size[0]) for share in columns)
     for top in range(0, size[1] - tile + 1, stride):
-        for left in range(0, size[0] - tile + 1, stride):
+        for left in range(first, end - tile + 1, stride):
             yield left, top
 
 
@@ -133,14 +145,19 @@ def clip_box(box: Box, left: int, top: int, tile: int, min_visible: float) -> Bo
 
 
 def _labelled_tiles(
-    stage: Path, split: str, photos: Sequence[Photo], classes: Sequence[str], settings: DataTreesSettings
+    stage: Path,
+    split: str,
+    photos: Sequence[Photo],
+    columns: tuple[float, float],
+    classes: Sequence[str],
+    settings: DataTreesSettings,
 ) -> list[dict[str, Any]]:
     folder = stage / "images" / split
     folder.mkdir(parents=True)
     records = []
     for photo in photos:
         image = _open(photo)
-        for left, top in corners(image.size, settings.tile, settings.stride):
+        for left, top in corners(image.size, settings.tile, settings.stride, columns):
             clipped = [
                 (label, clip_box(box, left, top, settings.tile, settings.min_visible))
                 for label, box in photo.boxes
@@ -159,14 +176,16 @@ def _labelled_tiles(
     return records
 
 
-def _unlabeled_tiles(stage: Path, photos: Sequence[Photo], settings: DataTreesSettings) -> int:
+def _unlabeled_tiles(
+    stage: Path, photos: Sequence[tuple[Photo, tuple[float, float]]], settings: DataTreesSettings
+) -> int:
     folder = stage / "unlabeled" / "tiles"
     folder.mkdir(parents=True)
     tile = settings.unlabeled_tile or settings.tile
     count = 0
-    for photo in photos:
+    for photo, columns in photos:
         image = _open(photo)
-        for left, top in corners(image.size, tile, settings.unlabeled_stride):
+        for left, top in corners(image.size, tile, settings.unlabeled_stride, columns):
             _tile(image, left, top, tile).save(folder / f"{count:06d}.png")
             count += 1
     return count

@@ -39,7 +39,10 @@ def image_record(file_name: str, size: tuple[int, int], annotations: list[dict[s
 def coco(
     records: Iterable[dict[str, Any]], classes: Sequence[str], generator: str, settings: dict
 ) -> dict[str, Any]:
-    """COCO data set of image records; image, annotation and category ids count from 1."""
+    """COCO data set of image records; image, annotation and category ids count from 1.
+
+    A class ``animals/birds`` has the supercategory ``animals``.
+    """
     images, annotations = [], []
     for image_id, record in enumerate(records, 1):
         image = {"id": image_id, **record}
@@ -53,7 +56,10 @@ def coco(
         "seed": settings.get("seed"),
         "settings": settings,
     }
-    categories = [{"id": label, "name": name, "supercategory": ""} for label, name in enumerate(classes, 1)]
+    categories = [
+        {"id": label, "name": name, "supercategory": name.rpartition("/")[0]}
+        for label, name in enumerate(classes, 1)
+    ]
     return {
         "info": info,
         "licenses": [],

@@ -1,0 +1,238 @@
+"""What a good trunk is worth on each testbed: scratch, and a positive control, fine-tuned alike.
+
+    python benchmarks/yardstick.py run [--data data] [--runs runs/yardstick] [--only TESTBED]
+    python benchmarks/yardstick.py table
+
+The positive control is the trunk of the same detector after a long training on thousands of labelled scenes of all
+training objects. A testbed can judge pre-training if the control beats scratch by at least 6 box AP, with scratch
+between 15 and 45 AP. Settings are in yardstick.yaml; a run that is done is not run again, one that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from runs import SETTINGS, spread
+
+HERE = Path(__file__).parent
+PLAN, RESULTS = HERE / "yardstick.yaml", HERE / "results/yardstick"
+LEAST_LEAD, LEAST_AP, MOST_AP = 6.0, 15.0, 45.0  # box AP in percent
+STARTS = {"scratch": "random trunk", "control": "positive control", "teacher": "the control's own training"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fine-tuning run.
+
+    Attributes:
+        testbed: its name in the plan.
+        start: one of ``STARTS``.
+        seed: of the run.
+        data: name of the set to train on.
+        test: name of the set to measure on.
+        settings: as for ``mcl finetune --config``.
+        scenes: the first so many of the set's training scenes; ``None``: all.
+    """
+
+    testbed: str
+    start: str
+    seed: int
+    data: str
+    test: str
+    settings: dict[str, Any]
+    scenes: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its run folder and result file."""
+        return f"{self.testbed}-{self.start}-{self.seed}"
+
+
+def cells(plan: dict[str, Any]) -> Iterator[Cell]:
+    """All runs of the plan. The first from scratch come first: they tell early whether the AP is in range."""
+    for testbed, its in plan["testbeds"].items():
+        common = _merged(plan["settings"], its.get("settings", {}))
+        teacher, tuned = its["teacher"], its["finetune"]
+        settings = _merged(common, tuned.get("settings", {}))
+        teaching = Cell(
+            testbed,
+            "teacher",
+            0,
+            teacher["data"],
+            tuned["data"],
+            _merged(common, teacher.get("settings", {})),
+        )
+        starts = [(start, seed) for seed in its["seeds"] for start in ("scratch", "control")]
+        tuning = [
+            Cell(testbed, start, seed, tuned["data"], tuned["data"], settings, tuned.get("scenes"))
+            for start, seed in starts
+        ]
+        yield from (tuning[0], teaching, *tuning[1:])
+
+
+def run(cell: Cell, data: Path, runs: Path) -> None:
+    """Run or go on with a cell and write its result."""
+    folder, result = runs / cell.name, RESULTS / f"{cell.name}.json"
+    if not (folder / "summary.json").is_file():
+        runs.mkdir(parents=True, exist_ok=True)
+        config = runs / f"{cell.name}.yaml"
+        config.write_text(yaml.safe_dump(cell.settings))
+        trunk = "none"
+        if cell.start == "control":
+            trunk = str(
+                _trunk_of(runs / f"{cell.testbed}-teacher-0", runs / f"{cell.testbed}-trunk.safetensors")
+            )
+        images, test = data / cell.data, data / cell.test
+        command = [
+            *(sys.executable, "-m", "mcl", "finetune", "--config", str(config), "--recipe", "finetune-demo"),
+            *("--trunk", trunk, "--train", str(_first_scenes(images / "train.json", cell.scenes, runs))),
+            *("--images", str(images), "--val", str(test / "test.json"), "--val_images", str(test)),
+            *(
+                "--seed",
+                str(cell.seed),
+                "--out",
+                str(folder),
+                *(["--resume"] if (folder / "config.yaml").is_file() else []),
+            ),
+        ]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    content = {
+        "run": cell.name,
+        "testbed": cell.testbed,
+        "start": cell.start,
+        "seed": cell.seed,
+        "data": cell.data,
+        "settings": {key: config[key] for key in (*SETTINGS, "optim", "detector", "views") if key in config},
+        "summary": summary,
+    }
+    content["settings"] |= {key: Path(content["settings"][key]).name for key in ("trunk", "train")}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    result.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _trunk_of(folder: Path, file: Path) -> Path:
+    """Backbone, pyramid and head convolutions of a fine-tuned detector, as a trunk file."""
+    from mcl.detect.saved import load_detector
+    from mcl.interop.writing.exported import PARTS, TrunkSource
+    from mcl.interop.writing.safetensors_format import write_safetensors
+    from mcl.nn.trunk import Trunk
+
+    if not file.is_file():
+        detector, plan = load_detector(folder)
+        trunk, state = Trunk(plan.spec), detector.state_dict()
+        trunk.load_state_dict({name: state[name] for name in trunk.state_dict()})
+        partial = file.with_suffix(".partial")
+        write_safetensors(
+            TrunkSource(trunk.eval(), {"recipe": f"detector {folder.name}"}, PARTS[-1], folder), partial
+        )
+        partial.replace(file)
+    return file
+
+
+def _first_scenes(train: Path, count: int | None, runs: Path) -> Path:
+    if count is None:
+        return train
+    content = json.loads(train.read_text())
+    content["images"] = content["images"][:count]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [item for item in content["annotations"] if item["image_id"] in kept]
+    file = runs / f"{train.parent.name}-train-{count}.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``, section by section."""
+    sections = {
+        key: _merged(below[key], value) for key, value in above.items() if isinstance(below.get(key), dict)
+    }
+    return {**below, **above, **sections}
+
+
+def table(folder: Path = RESULTS) -> str:
+    """One row a testbed and start, and whether the testbed counts.
+
+    Raises:
+        FileNotFoundError: no result there.
+    """
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    if not results:
+        raise FileNotFoundError(f"{folder}: no results")
+    rows = [
+        "| testbed | start | seeds | box AP | mask AP | box AP, classes as one | scenes | steps | minutes a run |",
+        "|---|---|---:|---|---|---|---:|---:|---:|",
+    ]
+    verdicts = []
+    for testbed in dict.fromkeys(result["testbed"] for result in results):
+        box = {}
+        for start in STARTS:
+            members = [r for r in results if (r["testbed"], r["start"]) == (testbed, start)]
+            if members:
+                rows.append(_row(testbed, start, [member["summary"] for member in members]))
+                box[start] = {member["seed"]: 100 * member["summary"]["box_AP"] for member in members}
+        verdicts.append(_verdict(testbed, box))
+    return "\n".join([*rows, "", *verdicts])
+
+
+def _row(testbed: str, start: str, summaries: list[dict[str, Any]]) -> str:
+    aps = [spread([s[key] for s in summaries]) for key in ("box_AP", "mask_AP", "class_agnostic_AP")]
+    steps = summaries[0]["cost"]["steps"]
+    minutes = statistics.mean(s["cost"]["seconds"] for s in summaries) / 60
+    cells = [
+        testbed,
+        STARTS[start],
+        str(len(summaries)),
+        *aps,
+        f"{summaries[0]['train_images']:,}",
+        f"{steps:,}",
+    ]
+    return f"| {' | '.join(cells)} | {minutes:.1f} |"
+
+
+def _verdict(testbed: str, box: dict[str, dict[int, float]]) -> str:
+    """Lead of the control over scratch, seed by seed."""
+    scratch, control = box.get("scratch", {}), box.get("control", {})
+    seeds = sorted(scratch.keys() & control.keys())
+    if not seeds:
+        return f"- {testbed}: not complete."
+    leads = [control[seed] - scratch[seed] for seed in seeds]
+    lead, level = statistics.mean(leads), statistics.mean(scratch[seed] for seed in seeds)
+    counts = lead >= LEAST_LEAD and LEAST_AP <= level <= MOST_AP
+    return (
+        f"- {testbed}: the control leads by {lead:+.1f} box AP ({min(leads):+.1f} .. {max(leads):+.1f}), scratch at "
+        f"{level:.1f}: {'counts' if counts else 'does not count'}."
+    )
+
+
+def main() -> None:
+    """Run the plan, or print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=("run", "table"))
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the testbeds' sets")
+    parser.add_argument("--runs", type=Path, default=Path("runs/yardstick"), help="folder of run folders")
+    parser.add_argument("--only", help="one testbed")
+    options = parser.parse_args()
+    if options.command == "table":
+        print(table())
+        return
+    for cell in cells(yaml.safe_load(PLAN.read_text())):
+        if options.only in (None, cell.testbed):
+            run(cell, options.data, options.runs)
+
+
+if __name__ == "__main__":
+    main()

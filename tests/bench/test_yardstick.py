@@ -1,0 +1,115 @@
+"""The yardstick's list of runs and its verdicts; pictures carved out of archives."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parents[2] / "benchmarks"
+sys.path[:0] = [str(ROOT), str(ROOT / "testbeds")]
+
+import backgrounds  # noqa: E402
+import yardstick  # noqa: E402
+
+from mcl.config.base import from_values  # noqa: E402
+from mcl.config.finetune import FinetuneSettings  # noqa: E402
+
+
+def test_starts_are_tuned_alike():
+    """All settings are valid, and scratch and control differ in nothing but where they start."""
+    cells = list(yardstick.cells(yaml.safe_load(yardstick.PLAN.read_text())))
+    assert len({cell.name for cell in cells}) == len(cells)
+    for cell in cells:
+        values = {
+            "trunk": "none",
+            "train": "x",
+            "val": "x",
+            "images": "x",
+            "out": "x",
+            "recipe": "finetune-demo",
+        }
+        from_values(FinetuneSettings, values | cell.settings)
+    for testbed in {cell.testbed for cell in cells}:
+        tuned = [cell for cell in cells if cell.testbed == testbed and cell.start != "teacher"]
+        assert [cell.start for cell in tuned].count("scratch") == len(tuned) / 2
+        assert all((c.data, c.test, c.settings, c.scenes) == (testbed, testbed, *_same(tuned)) for c in tuned)
+        assert [cell.start for cell in cells if cell.testbed == testbed][:3] == [
+            "scratch",
+            "teacher",
+            "control",
+        ]
+
+
+def _same(tuned):
+    return tuned[0].settings, tuned[0].scenes
+
+
+def write_result(folder, start, seed, box_ap):
+    summary = {"box_AP": box_ap, "mask_AP": None, "class_agnostic_AP": box_ap, "train_images": 400}
+    summary |= {"cost": {"steps": 10, "seconds": 90.0}}
+    content = {"testbed": "bed", "start": start, "seed": seed, "summary": summary}
+    (folder / f"bed-{start}-{seed}.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("scratch", "control", "words"),
+    [
+        ((0.16, 0.18), (0.23, 0.25), r"leads by \+7.0 box AP \(\+7.0 .. \+7.0\), scratch at 17.0: counts"),
+        ((0.16, 0.18), (0.21, 0.24), r"\+5.5 .*: does not count"),
+        ((0.10, 0.12), (0.30, 0.30), "scratch at 11.0: does not count"),
+        ((0.50, 0.52), (0.60, 0.62), "scratch at 51.0: does not count"),
+        ((0.16, 0.18), (), "not complete"),
+    ],
+)
+def test_verdicts(tmp_path, scratch, control, words):
+    for start, values in (("scratch", scratch), ("control", control)):
+        for seed, value in enumerate(values):
+            write_result(tmp_path, start, seed, value)
+    table = yardstick.table(tmp_path)
+    assert re.search(words, table), table
+    assert "| bed | random trunk | 2 |" in table and "| 400 | 10 | 1.5 |" in table
+
+
+def test_no_results_are_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no results"):
+        yardstick.table(tmp_path)
+
+
+def test_first_scenes_keep_their_annotations(tmp_path):
+    content = {
+        "images": [{"id": i} for i in (3, 5, 9)],
+        "annotations": [{"image_id": i} for i in (9, 5, 3, 3)],
+    }
+    (tmp_path / "set").mkdir()
+    train = tmp_path / "set/train.json"
+    train.write_text(json.dumps(content))
+    first = json.loads(yardstick._first_scenes(train, 2, tmp_path).read_text())
+    assert [image["id"] for image in first["images"]] == [3, 5]
+    assert [item["image_id"] for item in first["annotations"]] == [5, 3, 3]
+    assert yardstick._first_scenes(train, None, tmp_path) == train
+
+
+def test_carving(tmp_path):
+    """Pictures are found between other bytes; transparent ones and chance matches are not taken."""
+    content = b"qres" + bytes(range(256)) + b"\xff\xd8\xff no picture"
+    for format_, mode in (("JPEG", "RGB"), ("WEBP", "RGB"), ("WEBP", "RGBA")):
+        pixels = np.full((24, 32, len(mode)), 90, np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels, mode).save(buffer, format_)
+        content += b"abc" + struct.pack(">I", len(buffer.getvalue())) + buffer.getvalue()
+    (tmp_path / "some.rcc").write_bytes(content)
+    found = list(backgrounds.carved(tmp_path / "some.rcc"))
+    assert [image.size for _, image in found] == [(32, 24)] * 2
+    assert all(
+        name.startswith("some-") and np.asarray(image).mean() == pytest.approx(90, abs=2)
+        for name, image in found
+    )
