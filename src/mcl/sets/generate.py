@@ -10,16 +10,9 @@ from typing import Any
 import numpy as np
 
 from mcl.config.data import SceneSettings
-<<<<<<< HEAD
 from mcl.data.labels.coco_write import coco, image_record, mask_annotation, write_json
-from mcl.errors import UserError
 from mcl.sets.compose import Composer, Picture
-from mcl.sets.cutouts import Sources
-=======
-from mcl.data.labels.coco_write import coco, picture_record, write_json
-from mcl.sets.compose import Composer
 from mcl.sets.pool import mapper
->>>>>>> sets
 from mcl.sets.preview import write_preview
 from mcl.sets.splits import Splits
 
@@ -97,33 +90,10 @@ def _write_picture(stage: Path, part: Part, index: int) -> dict[str, Any] | None
     )
     name = f"{part.folder}/{index:06d}.jpg"
     picture.image.save(stage / name, quality=composer.settings.jpeg_quality)
-<<<<<<< HEAD
     return _record(name, picture) if part.labelled else None
-
-
-@contextmanager
-def _mapper(workers: int, composers: dict[str, Composer]) -> Iterator[Any]:
-    """A ``map`` in this process or over worker processes, in order in both cases."""
-    if workers == 1:
-        _use(composers)
-        yield map
-        _composers.clear()
-        return
-    # "spawn": forking a process that already runs torch's threads can hang.
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(workers, context, _use, (composers,)) as pool:
-            yield partial(pool.map, chunksize=32)
-    except BrokenProcessPool:
-        raise UserError(
-            f"--workers {workers}: a worker process died (out of memory?); try --workers 1"
-        ) from None
 
 
 def _record(file_name: str, picture: Picture) -> dict[str, Any]:
     """Image entry with an annotation for each object."""
     annotations = [mask_annotation(o.label, o.visible) | {"source": o.source} for o in picture.objects]
     return image_record(file_name, picture.image.size, annotations) | {"background": picture.background}
-=======
-    return picture_record(name, picture) if part.labelled else None
->>>>>>> sets
