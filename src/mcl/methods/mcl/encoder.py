@@ -6,7 +6,7 @@ so the canvases of one scale, or of all scales from one on, are a slice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +80,27 @@ class Encoder(nn.Module):
         # From P2 to P5, as the authors do: the order decides what the shared head's running statistics become.
         wanted = list(reversed(maps))
         return dict(zip(wanted, self.embed_windows([maps[scale] for scale in wanted]), strict=True))
+
+    def encode_stacked(self, tiles: Mapping[int, Tensor], scales: Sequence[int]) -> dict[int, Tensor]:
+        """Embeddings of tiles that are images of their own: a pass of the backbone for each scale.
+
+        A tile's level of its scale is exactly one window; finer levels are not computed.
+
+        Args:
+            tiles: scale s -> (n, 3, S/s, S/s).
+            scales: which tiles to embed.
+
+        Returns:
+            scale -> (n, E).
+        """
+        pyramid, maps = self.trunk.backbone.fpn, {}
+        for scale in sorted(scales, reverse=True):  # from P2 to P5, as above
+            features, own = features_of(self.trunk.backbone.body, tiles[scale]), Layout.level_of(scale)
+            merged = lateral(pyramid, len(LEVELS) - 1, features[-1])
+            for level in range(len(LEVELS) - 2, own - 1, -1):
+                merged = add_top_down(lateral(pyramid, level, features[level]), merged)
+            maps[scale] = output(pyramid, own, merged)
+        return dict(zip(maps, self.embed_windows(list(maps.values())), strict=True))
 
     def encode_top(self, canvases: Tensor) -> Tensor:
         """P5 embeddings of every canvas, taken whole: (B, 3, S, S) -> (B, E). No top-down path is needed."""

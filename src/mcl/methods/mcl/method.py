@@ -7,17 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcl.config.pretrain import ModelSettings, ViewSettings
 from mcl.data.loading.views import Wanted
 from mcl.engine.processes.distributed import rank
-from mcl.methods.base import Method, split_batch
+from mcl.methods.base import split_batch
 from mcl.methods.health import health_of
 from mcl.methods.mcl.assignment import gather_targets, target_scales
-from mcl.methods.mcl.encoder import Encoder, Layout
 from mcl.methods.mcl.loss import LevelLoss, contrast, level_weights, total_loss
 from mcl.methods.mcl.micro_batches import MicroBatch, Targets, gather_over_processes, join_targets
 from mcl.methods.mcl.montage import (
@@ -26,22 +23,22 @@ from mcl.methods.mcl.montage import (
     count_montages,
     draw_permutation,
     shuffle_from,
+    stack,
     uneven_tiles,
 )
+from mcl.methods.mcl.networks import MclNetworks
 from mcl.methods.mcl.numbers import level_numbers
 from mcl.methods.mcl.picture import draw_montages
 from mcl.methods.mcl.settings import MclSettings
 from mcl.methods.mcl.tiles import VIEWS, tile_specs, tiles_of
 from mcl.methods.mcl.variants import variants_of
-from mcl.nn.heads import build_predictor
-from mcl.nn.momentum import make_target, momentum_at, move_target
 from mcl.nn.pyramid import LEVELS
 from mcl.nn.trunk import Trunk
 from mcl.randomness import STREAM_MONTAGE, generator_for
 
 
-class Mcl(Method):
-    """Online encoder and predictors, target encoder, and the loss between them."""
+class Mcl(MclNetworks):
+    """Tiles of two views, laid as the settings say, and the loss between the networks that see them."""
 
     advice = {
         **dict.fromkeys(
@@ -57,14 +54,6 @@ class Mcl(Method):
         channels_last: bool = True,
     ) -> None:  # fmt: skip
         super().__init__(trunk, model, settings, seed, precision, channels_last)
-        self.scales = tuple(settings.scales)
-        # Exhaustive encoding is what the others are measured against: computed as the authors' code does.
-        self.plain_gradients = settings.encode == "exhaustive"
-        self.online = nn.ModuleDict({"encoder": Encoder(trunk, model.hidden, model.embedding)})
-        self.target = make_target(self.online["encoder"])
-        if settings.predictor:
-            predictors = {str(s): build_predictor(model.hidden, model.embedding) for s in self.scales}
-            self.online["predictors"] = nn.ModuleDict(predictors)
         self.weights = dict(
             zip(self.scales, settings.level_weights or level_weights(len(self.scales)), strict=True)
         )
@@ -72,23 +61,6 @@ class Mcl(Method):
     @classmethod
     def wanted(cls, settings: MclSettings, views: ViewSettings, image_size: int) -> Wanted:
         return Wanted(tile_specs(settings.scales, image_size, views.downsample == "stride"))
-
-    @property
-    def trunk(self) -> Trunk:
-        return self.online["encoder"].trunk
-
-    @property
-    def trunks(self) -> list[Trunk]:
-        return [self.trunk, self.target.trunk]
-
-    @property
-    def trained(self) -> nn.Module:
-        return self.online
-
-    @property
-    def trained_parts(self) -> tuple[str, ...]:
-        levels = (LEVELS[Layout.level_of(scale)] for scale in reversed(self.scales))
-        return ("backbone", *levels, "head")
 
     def backward_passes(self, micro_batches: int) -> int:
         return micro_batches * (1 if self.settings.encode == "exhaustive" else len(VIEWS))
@@ -131,9 +103,8 @@ class Mcl(Method):
         for view in VIEWS:
             shuffles[view] = self.draw_shuffle(len(batch["index"]), step, view, number)
             tiles = {s: t.to(like.device, non_blocking=True) for s, t in tiles_of(batch["views"], view).items()}
-            canvases[view] = assemble(
-                tiles, shuffles[view], spec.mean, spec.std, like.dtype, self.channels_last
-            )
+            lay = stack if self.settings.layout == "batch" else assemble
+            canvases[view] = lay(tiles, shuffles[view], spec.mean, spec.std, like.dtype, self.channels_last)
         return MicroBatch(canvases, shuffles, number)
 
     def draw_shuffle(self, batch: int, step: int, view: int, rank: int = 0) -> Shuffle:
@@ -186,49 +157,17 @@ class Mcl(Method):
                 )  # fmt: skip
         return levels
 
-    def predictions(self, canvases: Tensor, layout: Layout) -> dict[int, Tensor]:
-        """scale -> (tiles, E): the online network's prediction for every tile, not normalised."""
-        encoder = self.online["encoder"]
-        if self.settings.encode == "exhaustive":
-            everything = encoder.encode_exhaustive(canvases, layout)
-            return {s: self._predict(s, own_windows(e, layout, s)) for s, e in everything.items()}
-        embeddings = encoder.encode_matched(canvases, layout, self.scales)
-        return {scale: self._predict(scale, embedding) for scale, embedding in embeddings.items()}
-
-    @torch.no_grad()
-    def target_embeddings(self, canvases: Tensor, layout: Layout) -> dict[int, Tensor]:
-        """scale -> (tiles, E), L2-normalised: the target network's embeddings that the assignment asks for."""
-        wanted = sorted(
-            {t for s in self.scales for t in target_scales(self.settings.assignment, s, self.scales)} | {1}
-        )
-        if self.settings.encode == "exhaustive":
-            everything = self.target.encode_exhaustive(canvases, layout)
-            embeddings = {s: own_windows(everything[s], layout, s) for s in wanted}
-        elif wanted == [1]:
-            full_size = layout.slice_of(1)
-            seen = canvases[full_size] if self.settings.target_canvases == "full" else canvases
-            embeddings = {1: self.target.encode_top(seen)[full_size]}
-        else:
-            embeddings = self.target.encode_matched(canvases, layout, wanted)
-        return {
-            scale: F.normalize(embedding.to(_at_least_fp32(embedding)), dim=1)
-            for scale, embedding in embeddings.items()
-        }
-
-    def after_update(self, step: int, total_steps: int) -> None:
-        move_target(
-            self.target, self.online["encoder"], momentum_at(step, total_steps, self.settings.momentum)
-        )
-
     def draw_first_batch(self, folder: Path, batch: Mapping[str, Any]) -> Path:
         shuffles = {view: self.draw_shuffle(len(batch["index"]), 0, view) for view in VIEWS}
-        return draw_montages(
-            folder / "montage.png", {view: tiles_of(batch["views"], view) for view in VIEWS}, shuffles
-        )
+        tiles = {view: tiles_of(batch["views"], view) for view in VIEWS}
+        return draw_montages(folder / "montage.png", tiles, shuffles, apart=self.settings.layout == "batch")
 
     def notes(self, images: int) -> list[str]:
         montages = self.montages(images)
         lines = ["canvases a view: " + ", ".join(f"{count} of scale {scale}" for scale, count in montages.items())]
+        if self.settings.layout == "batch":
+            tiles = (f"{count * s * s} of scale {s}" for s, count in montages.items())
+            lines = [f"images a view, each tile one: {', '.join(tiles)}"]
         if uneven := uneven_tiles(montages):
             lines.append(f"{images} images do not fill whole montages, so they are tiles unequally often ({uneven})")
         if untrained := LEVELS[: len(LEVELS) - len(self.scales)]:
@@ -239,34 +178,14 @@ class Mcl(Method):
     def variants(cls, settings: MclSettings) -> dict[str, MclSettings]:
         return variants_of(settings)
 
-    def components(self) -> dict[str, list[nn.Module]]:
-        online, target = self.online["encoder"], self.target
-        found = super().components() | {"projector": [online.projector]}
-        if self.settings.predictor:
-            found["predictors"] = list(self.online["predictors"].values())
-        pyramid = target.trunk.backbone.fpn
-        found["target"] = [
-            target.trunk.backbone.body, *pyramid.inner_blocks, *pyramid.layer_blocks, target.trunk.roi_heads.box_head,
-            target.projector,
-        ]  # fmt: skip
-        return found
-
     def gathered_numbers(self, images: int) -> int:
-        montages, scales = self.montages(images), self.scales
-        sent = {t for s in scales for t in target_scales(self.settings.assignment, s, scales)} | {1}
-        return len(VIEWS) * self.model.embedding * sum(montages[s] * s * s for s in sent)
+        montages = self.montages(images)
+        return len(VIEWS) * self.model.embedding * sum(montages[s] * s * s for s in self.target_scales)
 
     def _wanted(self, targets: Targets, scale: int) -> tuple[Tensor, Tensor]:
         """Embeddings and labels of the targets that tiles of ``scale`` are compared with."""
         scales = target_scales(self.settings.assignment, scale, self.scales)
         return gather_targets(targets.embeddings, targets.labels, scales)
-
-    def _predict(self, scale: int, embeddings: Tensor) -> Tensor:
-        return self.online["predictors"][str(scale)](embeddings) if self.settings.predictor else embeddings
-
-    def layout(self, shuffle: Shuffle) -> Layout:
-        """Canvases of each scale that a shuffle fills."""
-        return Layout(self.scales, tuple(len(shuffle.labels[s]) // s**2 for s in self.scales))
 
 
 def everyones(own: Sequence[Mapping[int, Targets]]) -> tuple[dict[int, Targets], dict[str, Tensor]]:
@@ -275,15 +194,5 @@ def everyones(own: Sequence[Mapping[int, Targets]]) -> tuple[dict[int, Targets],
     return targets, health_of([targets[view].embeddings[1] for view in VIEWS])
 
 
-def own_windows(embeddings: Tensor, layout: Layout, scale: int) -> Tensor:
-    """Of all canvases' windows on a scale's level, those of the scale's own montages: (B * s^2, E) -> (b * s^2, E)."""
-    own: Sequence[int] | slice = layout.slice_of(scale)
-    return embeddings[own.start * scale**2 : own.stop * scale**2]
-
-
 def _other(view: int) -> int:
     return VIEWS[1] if view == VIEWS[0] else VIEWS[0]
-
-
-def _at_least_fp32(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)

@@ -17,12 +17,12 @@ class MicroBatch:
     """A piece of the global batch that has its own montages: what one process encodes at a time.
 
     Attributes:
-        canvases: view -> (B, 3, S, S) in the order of ``assemble``.
+        canvases: view -> what the networks see: (B, 3, S, S) in the order of ``assemble``, or tiles as of ``stack``.
         shuffles: view -> image of each tile, counted within the micro-batch.
         number: of the micro-batch, from 0 over all processes; all have the same number of images.
     """
 
-    canvases: Mapping[int, Tensor]
+    canvases: Mapping[int, Tensor | Mapping[int, Tensor]]
     shuffles: Mapping[int, Shuffle]
     number: int
 

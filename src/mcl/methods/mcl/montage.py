@@ -107,6 +107,27 @@ def assemble(
     return normalise(canvases, mean, std, dtype)
 
 
+def stack(
+    tiles: Mapping[int, Tensor],
+    shuffle: Shuffle,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = True,
+) -> dict[int, Tensor]:
+    """The tiles that ``assemble`` would lay into canvases, each an image of its own, in the same order.
+
+    Args:
+        tiles, shuffle, mean, std, dtype, channels_last: as for ``assemble``.
+
+    Returns:
+        scale s -> (montages * s^2, 3, S/s, S/s), normalised.
+    """
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    chosen = {s: tiles[s][labels.to(tiles[s].device)] for s, labels in sorted(shuffle.labels.items())}
+    return {s: normalise(pixels.contiguous(memory_format=memory), mean, std, dtype) for s, pixels in chosen.items()}
+
+
 def _lay(tiles: Tensor, labels: Tensor, scale: int, canvases: Tensor) -> None:
     """Copy tiles (N, 3, t, t), chosen by (b * s^2,) labels, to their places in (b, 3, s * t, s * t)."""
     if scale == 1:

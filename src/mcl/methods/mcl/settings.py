@@ -38,6 +38,10 @@ class MclSettings(MethodSettings):
     assignment: Literal["top", "same", "adjacent", "all"] = Field(
         "top", description="Which target scales a tile is pulled to."
     )
+    layout: Literal["montage", "batch"] = Field(
+        "montage",
+        description="montage: tiles side by side on canvases; batch: each tile an image of its own, as in multi-crop.",
+    )
     encode: Literal["matched", "exhaustive"] = Field(
         "matched",
         description="matched: compute only what enters the loss; exhaustive: every level of every canvas (the authors' way).",
@@ -64,8 +68,10 @@ class MclSettings(MethodSettings):
             raise ValueError(
                 f"target_canvases=full gives no targets for assignment={self.assignment}; use all, or assignment=top"
             )
+        if self.layout == "batch" and self.encode == "exhaustive":
+            raise ValueError("layout=batch has no canvases to encode exhaustively; use encode=matched")
+        if self.layout == "batch" and self.target_canvases == "full":
+            raise ValueError("layout=batch: the target network sees what the assignment asks for; use target_canvases=all")
         if self.encode == "exhaustive" and self.target_canvases == "full":
             raise ValueError("encode=exhaustive encodes all canvases by definition; use target_canvases=all")
         return self
-
-

@@ -5,10 +5,16 @@ from __future__ import annotations
 from mcl.methods.mcl.settings import MclSettings
 
 EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL = "exhaustive", "matched/all", "matched/full"
+STACKED = "matched/tiles"
 
 
 def variants_of(settings: MclSettings) -> dict[str, MclSettings]:
-    """name -> settings; the authors' way first. Targets from full-size images exist for assignment ``top`` only."""
+    """name -> settings; the authors' way first. Targets from full-size images exist for assignment ``top`` only.
+
+    Tiles that are images of their own (layout ``batch``) have one way.
+    """
+    if settings.layout == "batch":
+        return {STACKED: settings}
     changes = {
         EXHAUSTIVE: {"encode": "exhaustive", "target_canvases": "all"},
         MATCHED_ALL: {"encode": "matched", "target_canvases": "all"},

@@ -1,0 +1,143 @@
+"""The networks of MCL, and what they make of canvases: an embedding, a prediction or a target for every tile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mcl.config.pretrain import ModelSettings
+from mcl.errors import UserError
+from mcl.methods.base import Method
+from mcl.methods.losses import unit
+from mcl.methods.mcl.assignment import target_scales
+from mcl.methods.mcl.encoder import Encoder, Layout
+from mcl.methods.mcl.montage import Shuffle
+from mcl.methods.mcl.settings import MclSettings
+from mcl.nn.backbone import features_of
+from mcl.nn.heads import build_predictor
+from mcl.nn.momentum import make_target, momentum_at, move_target
+from mcl.nn.pyramid import LEVELS
+from mcl.nn.trunk import Trunk
+
+#: what a network sees of a view: canvases in the order of ``assemble``, or tiles by scale as ``stack`` gives them
+Seen = Tensor | Mapping[int, Tensor]
+
+
+class MclNetworks(Method):
+    """Online encoder and predictors, and the target encoder if the loss has one."""
+
+    def __init__(
+        self, trunk: Trunk, model: ModelSettings, settings: MclSettings, seed: int, precision: str = "fp32",
+        channels_last: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(trunk, model, settings, seed, precision, channels_last)
+        self.scales = tuple(settings.scales)
+        # Exhaustive encoding is what the others are measured against: computed as the authors' code does.
+        self.plain_gradients = settings.encode == "exhaustive"
+        if settings.layout == "batch":
+            require_small_images(trunk, self.scales)
+        self.online = nn.ModuleDict({"encoder": Encoder(trunk, model.hidden, model.embedding)})
+        self.target = make_target(self.online["encoder"])
+        if settings.predictor:
+            predictors = {str(s): build_predictor(model.hidden, model.embedding) for s in self.scales}
+            self.online["predictors"] = nn.ModuleDict(predictors)
+
+    @property
+    def trunk(self) -> Trunk:
+        return self.online["encoder"].trunk
+
+    @property
+    def trunks(self) -> list[Trunk]:
+        return [self.trunk, self.target.trunk]
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.online
+
+    @property
+    def trained_parts(self) -> tuple[str, ...]:
+        levels = (LEVELS[Layout.level_of(scale)] for scale in reversed(self.scales))
+        return ("backbone", *levels, "head")
+
+    @property
+    def target_scales(self) -> tuple[int, ...]:
+        """Scales whose tiles are targets; full-size images always are, for their health is watched."""
+        asked = {t for s in self.scales for t in target_scales(self.settings.assignment, s, self.scales)}
+        return tuple(sorted(asked | {1}))
+
+    def layout(self, shuffle: Shuffle) -> Layout:
+        """Canvases of each scale that a shuffle fills."""
+        return Layout(self.scales, tuple(len(shuffle.labels[s]) // s**2 for s in self.scales))
+
+    def predictions(self, seen: Seen, layout: Layout) -> dict[int, Tensor]:
+        """scale -> (tiles, E): the online network's prediction for every tile, not normalised."""
+        embeddings = self.embeddings(self.online["encoder"], seen, layout, self.scales)
+        return {scale: self.predict(scale, embedding) for scale, embedding in embeddings.items()}
+
+    def predict(self, scale: int, embeddings: Tensor) -> Tensor:
+        """(tiles, E) embeddings of a scale through its predictor, if there is one."""
+        return self.online["predictors"][str(scale)](embeddings) if self.settings.predictor else embeddings
+
+    def embeddings(self, encoder: Encoder, seen: Seen, layout: Layout, scales: Sequence[int]) -> dict[int, Tensor]:
+        """scale -> (tiles, E): an encoder's embedding of every tile of ``scales``, each from its level."""
+        if self.settings.layout == "batch":
+            return encoder.encode_stacked(seen, scales)
+        if self.settings.encode == "exhaustive":
+            everything = encoder.encode_exhaustive(seen, layout)
+            return {s: own_windows(e, layout, s) for s, e in everything.items() if s in scales}
+        return encoder.encode_matched(seen, layout, scales)
+
+    @torch.no_grad()
+    def target_embeddings(self, seen: Seen, layout: Layout) -> dict[int, Tensor]:
+        """scale -> (tiles, E), L2-normalised: the target network's embeddings that the assignment asks for."""
+        settings, wanted = self.settings, self.target_scales
+        if wanted == (1,) and settings.layout != "batch" and settings.encode == "matched":
+            full_size = layout.slice_of(1)
+            shown = seen[full_size] if settings.target_canvases == "full" else seen
+            embeddings = {1: self.target.encode_top(shown)[full_size]}
+        else:
+            embeddings = self.embeddings(self.target, seen, layout, wanted)
+        return {scale: unit(embedding) for scale, embedding in embeddings.items()}
+
+    def after_update(self, step: int, total_steps: int) -> None:
+        move_target(self.target, self.online["encoder"], momentum_at(step, total_steps, self.settings.momentum))
+
+    def components(self) -> dict[str, list[nn.Module]]:
+        found = super().components() | {"projector": [self.online["encoder"].projector]}
+        if self.settings.predictor:
+            found["predictors"] = list(self.online["predictors"].values())
+        target = self.target
+        pyramid = target.trunk.backbone.fpn
+        found["target"] = [
+            target.trunk.backbone.body, *pyramid.inner_blocks, *pyramid.layer_blocks, target.trunk.roi_heads.box_head,
+            target.projector,
+        ]  # fmt: skip
+        return found
+
+
+def own_windows(embeddings: Tensor, layout: Layout, scale: int) -> Tensor:
+    """Of all canvases' windows on a scale's level, those of the scale's own montages: (B * s^2, E) -> (b * s^2, E)."""
+    own = layout.slice_of(scale)
+    return embeddings[own.start * scale**2 : own.stop * scale**2]
+
+
+@torch.no_grad()
+def require_small_images(trunk: Trunk, scales: Sequence[int]) -> None:
+    """Raise ``UserError`` unless a backbone takes tiles as images of their own, and gives a window of cells for each."""
+    size, body = trunk.spec.image_size, trunk.backbone.body.eval()
+    try:
+        for scale in scales:
+            pixels = next(body.parameters()).new_zeros(1, 3, size // scale, size // scale)
+            side = features_of(body, pixels)[Layout.level_of(scale)].shape[-1]
+            if side != trunk.spec.window:
+                raise ValueError(f"{side} cells a side where a window has {trunk.spec.window}")
+    except (ValueError, RuntimeError, AssertionError) as error:
+        why = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"--method.layout batch: {trunk.spec.backbone} cannot take images of {size // scale} px ({why}); "
+            "use --method.layout montage, or fewer --method.scales"
+        ) from None
+    finally:
+        body.train()
