@@ -6,8 +6,7 @@ import torch
 
 from mcl.data.loading.views import ViewMaker, Wanted
 from mcl.engine.processes.distributed import rank
-from mcl.methods.mcl.method import everyones
-from mcl.methods.mcl.micro_batches import MicroBatch
+from mcl.methods.mcl.micro_batches import MicroBatch, everyones
 from mcl.methods.mcl.tiles import VIEWS, tile_specs
 
 

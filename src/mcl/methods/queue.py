@@ -22,10 +22,14 @@ class KeyQueue(nn.Module):
         self.register_buffer("keys", F.normalize(torch.randn(size, width), dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.long))
 
-    @torch.no_grad()
     def put(self, keys: Tensor) -> None:
         """Take in (n, width) keys of this process and of all others, in order of rank, over the oldest ones."""
-        everyone = all_gather_rows(keys).flatten(0, 1)[-len(self.keys) :].to(self.keys.dtype)
-        places = (self.position + torch.arange(len(everyone), device=everyone.device)) % len(self.keys)
-        self.keys[places] = everyone
-        self.position.copy_((self.position + len(everyone)) % len(self.keys))
+        self.push(all_gather_rows(keys).flatten(0, 1))
+
+    @torch.no_grad()
+    def push(self, keys: Tensor) -> None:
+        """Take in (n, width) keys that are the same on all processes, over the oldest ones."""
+        newest = keys[-len(self.keys) :].to(self.keys.dtype)
+        places = (self.position + torch.arange(len(newest), device=newest.device)) % len(self.keys)
+        self.keys[places] = newest
+        self.position.copy_((self.position + len(newest)) % len(self.keys))

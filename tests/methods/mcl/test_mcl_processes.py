@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from levels import levels_of, random_batch
+from levels import random_batch
 from mcl.config.optim import OptimSettings
 from mcl.config.pretrain import ModelSettings
 from mcl.engine.optim import apply_gradients, build_optimizer, set_lr
 from mcl.engine.processes.distributed import all_reduce_mean, rank
 from mcl.engine.processes.gradients import GradientAverage
-from mcl.methods.mcl.loss import total_loss
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.micro_batches import MicroBatch
 from mcl.methods.mcl.montage import Shuffle
@@ -22,11 +21,17 @@ from mcl.nn.trunk import Trunk, TrunkSpec
 from ranks import on_ranks
 
 HALF = 6
-STEPS = {"top": 3, "adjacent": 1}
+STEPS = {"top": 3, "queue": 3}
 CASES = {
     "top": {},
     # Several positives a tile, not equally many; P2 is not trained and stays without a gradient.
     "adjacent": {"assignment": "adjacent", "montages": {2: 1, 4: 1}, "scales": [1, 2, 4]},
+    "batch": {"layout": "batch", "scales": [1, 2]},
+    "byol": {"loss": "byol", "assignment": "all", "scales": [1, 2]},
+    "simsiam": {"loss": "simsiam", "scales": [1, 2]},
+    "vicreg": {"loss": "vicreg", "predictor": False, "assignment": "adjacent", "scales": [1, 2, 4]},
+    "queue": {"queue": 40, "scales": [1, 2]},
+    "labels": {"labels": True, "scales": [1, 2]},
 }
 
 
@@ -36,19 +41,20 @@ def build(case: str) -> Mcl:
     settings = MclSettings(**CASES[case])
     method = Mcl(trunk, ModelSettings(hidden=24, embedding=12), settings, seed=5).double().train()
     with torch.no_grad():  # predictors begin near zero: gradients would be too small to compare
-        for parameter in method.online["predictors"].parameters():
+        for parameter in method.online["predictors"].parameters() if settings.predictor else ():
             parameter.normal_(std=0.3)
     return method
 
 
 def batch_of(step: int, number: int, scales: tuple[int, ...]) -> dict:
     g = torch.Generator().manual_seed(100 * step + number)
-    return random_batch(HALF, scales, g)
+    batch = random_batch(HALF, scales, g)
+    # Classes that meet across the halves.
+    return {**batch, "fields": {"class": torch.arange(HALF) // 2 + 10 * (step % 2) + number}}
 
 
 def half(method: Mcl, step: int, number: int) -> MicroBatch:
-    own = method.draw_micro_batch(batch_of(step, number, method.scales), step, number)
-    return MicroBatch({v: canvases.double() for v, canvases in own.canvases.items()}, own.shuffles, number)
+    return Mcl.draw_micro_batch(method, batch_of(step, number, method.scales), step, number)
 
 
 def joint(method: Mcl, step: int) -> MicroBatch:
@@ -56,32 +62,44 @@ def joint(method: Mcl, step: int) -> MicroBatch:
     halves = [half(method, step, number) for number in (0, 1)]
     canvases, shuffles = {}, {}
     for view in VIEWS:
-        layout = method.layout(halves[0].shuffles[view])
-        canvases[view] = torch.cat(
-            [own.canvases[view][layout.slice_of(scale)] for scale in method.scales for own in halves]
-        )
+        layout, seen = method.layout(halves[0].shuffles[view]), [own.canvases[view] for own in halves]
+        if method.settings.layout == "batch":
+            canvases[view] = {s: torch.cat([tiles[s] for tiles in seen]) for s in method.scales}
+        else:
+            pieces = [of_half[layout.slice_of(scale)] for scale in method.scales for of_half in seen]
+            canvases[view] = torch.cat(pieces)
         shuffles[view] = Shuffle({s: torch.cat([own.labels(view, s) for own in halves]) for s in method.scales})
     return MicroBatch(canvases, shuffles, 0)
 
 
+def joint_batch(method: Mcl, step: int) -> dict:
+    halves = [batch_of(step, number, method.scales) for number in (0, 1)]
+    return {
+        "index": torch.arange(2 * HALF),
+        "fields": {"class": torch.cat([of_half["fields"]["class"] for of_half in halves])},
+    }
+
+
 def train(case: str, together: bool) -> dict[str, torch.Tensor]:
-    """Three steps: losses, spread, gradients before clipping, and the whole state after each."""
+    """Some steps: losses, spread, gradients before clipping, and the whole state after each."""
     method = build(case)
     if together:
         synchronise_norms(method, "cpu")
+        method.draw_micro_batch = lambda batch, step, number: half(method, step, number)
+    else:
+        method.draw_micro_batch = lambda batch, step, number: joint(method, step)
     optim = OptimSettings(clip_norm=0.5)
     optimizer = build_optimizer(method.trained, optim, 2 * HALF)
     set_lr(optimizer, 0.5)
     average = GradientAverage(method.trained.parameters(), bucket_mb=0.02)
     found = {}
-    for step in range(STEPS[case]):
-        own = half(method, step, rank()) if together else joint(method, step)
-        levels, health = levels_of(method, own.canvases, own.shuffles)
-        loss = total_loss(list(levels.values()))
+    for step in range(STEPS.get(case, 1)):
+        batch = batch_of(step, rank(), method.scales) if together else joint_batch(method, step)
+        loss, numbers = method.loss(batch, step)
         found[f"loss {step}"] = all_reduce_mean(loss.detach())
-        found[f"spread {step}"] = health["spread"]
-        for (view, scale), level in levels.items():
-            found[f"loss {step} {view} {scale}"] = all_reduce_mean(level.loss.detach())
+        for name, value in numbers.items():
+            if name.startswith(("loss/", "spread", "rank")):
+                found[f"{name} {step}"] = all_reduce_mean(value)
         grads = copies_of_gradients(optimizer, method)
         found[f"norm {step}"] = apply_gradients(loss, optimizer, optim.clip_norm, average)
         method.after_update(step, 3)

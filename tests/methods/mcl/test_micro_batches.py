@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from levels import levels_of, random_batch
+from levels import random_batch
 from mcl.config.pretrain import ModelSettings
 from mcl.methods.base import mean_numbers, split_batch
-from mcl.methods.mcl.loss import total_loss
 from mcl.methods.mcl.method import Mcl
+from mcl.methods.mcl.micro_batches import MicroBatch
 from mcl.methods.mcl.montage import Shuffle
 from mcl.methods.mcl.settings import MclSettings
 from mcl.nn.trunk import Trunk, TrunkSpec
@@ -17,20 +17,33 @@ from mcl.nn.trunk import Trunk, TrunkSpec
 SCALES, IMAGES, PARTS = [1, 2, 4], 32, 2
 
 
-def _method(assignment: str) -> Mcl:
+FORMS = {
+    "top": {},
+    "all": {"assignment": "all"},
+    "byol": {"loss": "byol"},
+    "simsiam": {"loss": "simsiam", "assignment": "same"},
+    "vicreg": {"loss": "vicreg", "predictor": False, "assignment": "adjacent"},
+    "queue": {"queue": 50},
+    "labels": {"labels": True},
+    "labels byol": {"labels": True, "loss": "byol"},
+}
+
+
+def _method(form: str) -> Mcl:
     torch.manual_seed(0)
     trunk = Trunk(TrunkSpec("test_resnet", 16, 2, image_size=64))
-    settings = MclSettings(scales=SCALES, assignment=assignment, temperature=0.5)
+    settings = MclSettings(scales=SCALES, temperature=0.5, **FORMS[form])
     method = Mcl(trunk, ModelSettings(hidden=32, embedding=16), settings, seed=0).double()
     with torch.no_grad():  # predictors begin near zero: gradients would be too small to compare
-        for p in method.online["predictors"].parameters():
+        for p in method.online["predictors"].parameters() if settings.predictor else ():
             p.normal_(std=0.3)
     return method.eval()
 
 
 def _batch() -> dict:
     g = torch.Generator().manual_seed(1)
-    return random_batch(IMAGES, SCALES, g)
+    batch = random_batch(IMAGES, SCALES, g)
+    return {**batch, "fields": {"class": torch.randint(0, 9, (IMAGES,), generator=g)}}
 
 
 def _joined(method: Mcl, batch: dict):
@@ -45,11 +58,13 @@ def _joined(method: Mcl, batch: dict):
     return canvases, shuffles
 
 
-@pytest.mark.parametrize("assignment", ["top", "all"])
-def test_micro_batches_add_up_to_the_batch(assignment):
-    method, batch = _method(assignment), _batch()
-    levels, health = levels_of(method, *_joined(method, batch))
-    whole = total_loss(list(levels.values()))
+@pytest.mark.parametrize("form", FORMS)
+def test_micro_batches_add_up_to_the_batch(form, monkeypatch):
+    method, batch = _method(form), _batch()
+    canvases, shuffles = _joined(method, batch)
+    with monkeypatch.context() as patched:
+        patched.setattr(method, "draw_micro_batch", lambda *_: MicroBatch(canvases, shuffles, 0))
+        whole, told = method.loss(batch, 3)
     whole.backward()
     expected = {name: p.grad for name, p in method.trained.named_parameters()}
     method.zero_grad(set_to_none=True)
@@ -59,8 +74,12 @@ def test_micro_batches_add_up_to_the_batch(assignment):
         losses.append(loss.detach())
         spreads.append(numbers["spread"])
     torch.testing.assert_close(sum(losses), whole.detach(), rtol=1e-12, atol=0)
-    torch.testing.assert_close(spreads, [health["spread"]] * method.backward_passes(PARTS))
-    assert len({float(loss) for loss in losses}) == method.backward_passes(PARTS) == 2 * PARTS
+    passes = method.backward_passes(PARTS)
+    assert len(losses) == passes == (PARTS if form in ("simsiam", "vicreg") else 2 * PARTS)
+    if form != "simsiam":  # nothing of the others enters its loss, so nothing of them is asked for
+        torch.testing.assert_close(spreads, [told["spread"]] * passes)
+    if form != "vicreg":  # each gives its share of the whole batch's loss
+        assert len({float(loss) for loss in losses}) == passes
     for name, p in method.trained.named_parameters():
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-9, atol=1e-13)
 
@@ -92,6 +111,21 @@ def test_only_one_micro_batch_keeps_activations_at_a_time():
         return most
 
     assert kept(4) < 0.5 * kept(1)
+
+
+def test_embeddings_that_come_ahead_leave_running_statistics_as_they_were():
+    """Of VICReg's micro-batches all are embedded twice; the statistics see them once, as without micro-batches."""
+    states = []
+    for ahead in (True, False):
+        method = _method("vicreg").float().train()
+        list(method.losses(_batch(), 0, PARTS)) if ahead else [
+            method.online_embeddings(own.canvases[view], method.layout(own.shuffles[view]))
+            for number, piece in enumerate(split_batch(_batch(), PARTS))
+            for own in [method.draw_micro_batch(piece, 0, number)]
+            for view in (1, 2)
+        ]
+        states.append(dict(method.named_buffers()))
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
 def test_one_view_at_a_time_is_the_step_of_both_at_once():

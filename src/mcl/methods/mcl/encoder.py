@@ -45,10 +45,12 @@ class Layout:
 class Encoder(nn.Module):
     """Trunk and projector: what is trained, and what the target copies."""
 
-    def __init__(self, trunk: Trunk, hidden: int, embedding: int) -> None:
+    def __init__(self, trunk: Trunk, hidden: int, embedding: int, last_norm: bool = True) -> None:
         super().__init__()
         self.trunk = trunk
         self.projector = build_projector(trunk.out_channels, hidden, embedding)
+        if not last_norm:  # it would settle what VICReg's variance term is there for
+            del self.projector[-1]
 
     def encode_matched(self, canvases: Tensor, layout: Layout, scales: Sequence[int]) -> dict[int, Tensor]:
         """Embeddings of the tiles of ``scales``, each from the level that matches, and nothing else computed.

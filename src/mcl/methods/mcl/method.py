@@ -7,16 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mcl.config.pretrain import ModelSettings, ViewSettings
 from mcl.data.loading.views import Wanted
-from mcl.engine.processes.distributed import rank
+from mcl.engine.processes.distributed import all_gather_rows, rank
+from mcl.errors import UserError
 from mcl.methods.base import split_batch
-from mcl.methods.health import health_of
-from mcl.methods.mcl.assignment import gather_targets, target_scales
-from mcl.methods.mcl.loss import LevelLoss, contrast, level_weights, total_loss
-from mcl.methods.mcl.micro_batches import MicroBatch, Targets, gather_over_processes, join_targets
+from mcl.methods.class_folders import class_of
+from mcl.methods.mcl.loss import LevelLoss, contrast, level_weights, regress, total_loss
+from mcl.methods.mcl.micro_batches import MicroBatch, Targets, everyones, relabelled
 from mcl.methods.mcl.montage import (
     Shuffle,
     assemble,
@@ -30,7 +31,8 @@ from mcl.methods.mcl.networks import MclNetworks
 from mcl.methods.mcl.numbers import level_numbers
 from mcl.methods.mcl.picture import draw_montages
 from mcl.methods.mcl.settings import MclSettings
-from mcl.methods.mcl.tiles import VIEWS, tile_specs, tiles_of
+from mcl.methods.mcl.siamese import simsiam_losses, vicreg_losses
+from mcl.methods.mcl.tiles import VIEWS, other_view, tile_specs, tiles_of
 from mcl.methods.mcl.variants import variants_of
 from mcl.nn.pyramid import LEVELS
 from mcl.nn.trunk import Trunk
@@ -60,31 +62,68 @@ class Mcl(MclNetworks):
 
     @classmethod
     def wanted(cls, settings: MclSettings, views: ViewSettings, image_size: int) -> Wanted:
-        return Wanted(tile_specs(settings.scales, image_size, views.downsample == "stride"))
+        specs = tile_specs(settings.scales, image_size, views.downsample == "stride")
+        return Wanted(specs, fields=class_of if settings.labels else None)
+
+    @classmethod
+    def example_batch(
+        cls, settings: MclSettings, views: ViewSettings, image_size: int, images: int, seed: int,
+        device: torch.device | str,
+    ) -> dict[str, Any]:  # fmt: skip
+        batch = super().example_batch(settings, views, image_size, images, seed, device)
+        if settings.labels:
+            batch["fields"] = {"class": torch.arange(images, device=device) // 2}
+        return batch
 
     def backward_passes(self, micro_batches: int) -> int:
-        return micro_batches * (1 if self.settings.encode == "exhaustive" else len(VIEWS))
+        both_at_once = self.settings.encode == "exhaustive" or not self.settings.has_target
+        return micro_batches * (1 if both_at_once else len(VIEWS))
 
     def losses(
         self, batch: Mapping[str, Any], step: int, micro_batches: int = 1
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         first = rank() * micro_batches
         pieces = {first + i: piece for i, piece in enumerate(split_batch(batch, micro_batches))}
+        if self.settings.has_target:
+            return self._against_targets(pieces, step, self.classes_of(batch, step))
+        return {"simsiam": simsiam_losses, "vicreg": vicreg_losses}[self.settings.loss](self, pieces, step)
+
+    def _against_targets(
+        self, pieces: Mapping[int, Mapping[str, Any]], step: int, classes: Tensor | None
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         # Targets of the whole batch first: they need no gradient, and every tile is compared with all of them.
-        drawn, own = [], []
+        drawn, own, only = [], [], len(pieces) == 1
         for number, piece in pieces.items():
             whole = self.draw_micro_batch(piece, step, number)
             own.append(self.own_targets(whole))
-            drawn.append(whole if micro_batches == 1 else replace(whole, canvases={}))  # or all would be in memory at once
-        targets, health = everyones(own)
+            drawn.append(whole if only else replace(whole, canvases={}))  # or all would be in memory at once
+        self._fresh, health = everyones(own)
+        targets = relabelled(self._fresh, classes)
         # With the targets known, one view's loss asks for nothing of the other's: its activations can go before
         # those of the other come. (Exhaustive encoding keeps both, as the authors' code does.)
         together = self.backward_passes(1) == 1
         for one in drawn:
             whole = one if one.canvases else self.draw_micro_batch(pieces[one.number], step, one.number)
             for views in (VIEWS,) if together else [(view,) for view in VIEWS]:
-                levels = self.level_losses(whole, targets, views)
-                yield total_loss(list(levels.values())) / micro_batches, {**health, **level_numbers(levels, self.scales)}
+                levels = self.level_losses(whole, targets, views, classes)
+                yield total_loss(list(levels.values())) / len(pieces), {**health, **level_numbers(levels, self.scales)}
+
+    def classes_of(self, batch: Mapping[str, Any], step: int) -> Tensor | None:
+        """(images of all processes,) class of each image, by its number over all processes; none without labels.
+
+        Raises:
+            UserError: in the first step, if there is only one.
+        """
+        if not self.settings.labels:
+            return None
+        own = batch["fields"]["class"].to(next(self.parameters()).device)
+        classes = all_gather_rows(own).flatten()
+        if step == 0 and not classes.is_meta and (classes == classes[0]).all():
+            raise UserError(
+                f"--method.labels: all {len(classes)} images of the first batch lie in one folder; "
+                "labels need a folder for each class"
+            )
+        return classes
 
     def montages(self, batch: int) -> dict[int, int]:
         """scale -> number of montages of a view, for a batch on this process."""
@@ -121,16 +160,17 @@ class Mcl(MclNetworks):
 
     def own_targets(self, own: MicroBatch) -> dict[int, Targets]:
         """view -> the micro-batch's own target embeddings, labelled by image over all micro-batches."""
-        found = {}
         with self.autocast():
-            for view in VIEWS:
-                embeddings = self.target_embeddings(own.canvases[view], self.layout(own.shuffles[view]))
-                labels = {scale: own.labels(view, scale).to(e.device) for scale, e in embeddings.items()}
-                found[view] = Targets(embeddings, labels)
-        return found
+            return own.label(
+                {view: self.target_embeddings(own.canvases[view], self.layout(own.shuffles[view])) for view in VIEWS}
+            )
 
     def level_losses(
-        self, own: MicroBatch, targets: Mapping[int, Targets], views: Sequence[int] = VIEWS
+        self,
+        own: MicroBatch,
+        targets: Mapping[int, Targets],
+        views: Sequence[int] = VIEWS,
+        classes: Tensor | None = None,
     ) -> dict[tuple[int, int], LevelLoss]:
         """(view, scale) -> the loss of the micro-batch's tiles against the targets of all.
 
@@ -141,20 +181,35 @@ class Mcl(MclNetworks):
             own: whose tiles the online network predicts.
             targets: view -> targets of all micro-batches.
             views: whose tiles.
+            classes: of ``classes_of``; the targets are then labelled by class.
         """
         with self.autocast():
             predictions = {
                 view: self.predictions(own.canvases[view], self.layout(own.shuffles[view]))
                 for view in views
             }
-        levels = {}
-        for view in views:
+        return self.compare(own, predictions, targets, classes)
+
+    def compare(
+        self,
+        own: MicroBatch,
+        predictions: Mapping[int, Mapping[int, Tensor]],
+        targets: Mapping[int, Targets],
+        classes: Tensor | None = None,
+    ) -> dict[tuple[int, int], LevelLoss]:
+        """(view, scale) -> loss of predictions, view -> scale -> (tiles, E), against the other view's targets."""
+        levels, settings = {}, self.settings
+        for view, of_view in predictions.items():
             for scale in self.scales:
-                embeddings, labels = self._wanted(targets[_other(view)], scale)
-                levels[view, scale] = contrast(
-                    predictions[view][scale], own.labels(view, scale).to(embeddings.device), embeddings, labels,
-                    self.settings.temperature, self.weights[scale],
-                )  # fmt: skip
+                embeddings, target_labels = self.compared_with(targets[other_view(view)], scale)
+                labels = own.labels(view, scale).to(embeddings.device)
+                labels = labels if classes is None else classes[labels]
+                compared, weight = (of_view[scale], labels, embeddings, target_labels), self.weights[scale]
+                levels[view, scale] = (
+                    contrast(*compared, settings.temperature, weight)
+                    if settings.loss == "infonce"
+                    else regress(*compared, settings.loss, weight)
+                )
         return levels
 
     def draw_first_batch(self, folder: Path, batch: Mapping[str, Any]) -> Path:
@@ -181,18 +236,3 @@ class Mcl(MclNetworks):
     def gathered_numbers(self, images: int) -> int:
         montages = self.montages(images)
         return len(VIEWS) * self.model.embedding * sum(montages[s] * s * s for s in self.target_scales)
-
-    def _wanted(self, targets: Targets, scale: int) -> tuple[Tensor, Tensor]:
-        """Embeddings and labels of the targets that tiles of ``scale`` are compared with."""
-        scales = target_scales(self.settings.assignment, scale, self.scales)
-        return gather_targets(targets.embeddings, targets.labels, scales)
-
-
-def everyones(own: Sequence[Mapping[int, Targets]]) -> tuple[dict[int, Targets], dict[str, Tensor]]:
-    """Everyone's targets, with which this process's micro-batches are compared; and how far they are from a collapse."""
-    targets = gather_over_processes(join_targets(own))
-    return targets, health_of([targets[view].embeddings[1] for view in VIEWS])
-
-
-def _other(view: int) -> int:
-    return VIEWS[1] if view == VIEWS[0] else VIEWS[0]

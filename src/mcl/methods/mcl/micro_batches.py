@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mcl.engine.processes.distributed import all_gather_rows, process_count
+from mcl.methods.health import health_of
 from mcl.methods.mcl.montage import Shuffle
 
 
@@ -30,6 +31,13 @@ class MicroBatch:
         """(tiles,) image of each tile, counted over all micro-batches."""
         labels = self.shuffles[view].labels
         return labels[scale] + self.number * len(labels[1])
+
+    def label(self, embeddings: Mapping[int, Mapping[int, Tensor]]) -> dict[int, Targets]:
+        """view -> scale -> (tiles, E) embeddings of the micro-batch, with the image of each."""
+        return {
+            view: Targets(of_view, {s: self.labels(view, s).to(e.device) for s, e in of_view.items()})
+            for view, of_view in embeddings.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -81,3 +89,25 @@ def gather_over_processes(targets: Mapping[int, Targets]) -> dict[int, Targets]:
         )
         for view, own in targets.items()
     }
+
+
+def everyones(own: Sequence[Mapping[int, Targets]]) -> tuple[dict[int, Targets], dict[str, Tensor]]:
+    """Everyone's targets, with which this process's micro-batches are compared; and how far they are from a collapse."""
+    targets = gather_over_processes(join_targets(own))
+    return targets, health_of([of_view.embeddings[1] for of_view in targets.values()])
+
+
+def relabelled(targets: Mapping[int, Targets], classes: Tensor | None) -> Mapping[int, Targets]:
+    """Targets labelled by class instead of image; ``classes``: (images of all processes,), none: as they are."""
+    if classes is None:
+        return targets
+    return {
+        view: Targets(of_view.embeddings, {scale: classes[labels] for scale, labels in of_view.labels.items()})
+        for view, of_view in targets.items()
+    }
+
+
+def with_own(everyones: Tensor, own: Tensor, number: int) -> Tensor:
+    """Rows of all micro-batches, (micro-batches * n, E), with those of one replaced by its own (n, E) with gradient."""
+    first = number * len(own)
+    return torch.cat([everyones[:first].to(own.dtype), own, everyones[first + len(own) :].to(own.dtype)])

@@ -11,10 +11,12 @@ from mcl.config.pretrain import ModelSettings
 from mcl.errors import UserError
 from mcl.methods.base import Method
 from mcl.methods.losses import unit
-from mcl.methods.mcl.assignment import target_scales
+from mcl.methods.mcl.assignment import gather_targets, target_scales
 from mcl.methods.mcl.encoder import Encoder, Layout
+from mcl.methods.mcl.micro_batches import Targets
 from mcl.methods.mcl.montage import Shuffle
 from mcl.methods.mcl.settings import MclSettings
+from mcl.methods.queue import KeyQueue
 from mcl.nn.backbone import features_of
 from mcl.nn.heads import build_predictor
 from mcl.nn.momentum import make_target, momentum_at, move_target
@@ -26,7 +28,7 @@ Seen = Tensor | Mapping[int, Tensor]
 
 
 class MclNetworks(Method):
-    """Online encoder and predictors, and the target encoder if the loss has one."""
+    """Online encoder and predictors; the target encoder and queues of targets if the loss has them."""
 
     def __init__(
         self, trunk: Trunk, model: ModelSettings, settings: MclSettings, seed: int, precision: str = "fp32",
@@ -38,11 +40,16 @@ class MclNetworks(Method):
         self.plain_gradients = settings.encode == "exhaustive"
         if settings.layout == "batch":
             require_small_images(trunk, self.scales)
-        self.online = nn.ModuleDict({"encoder": Encoder(trunk, model.hidden, model.embedding)})
-        self.target = make_target(self.online["encoder"])
+        encoder = Encoder(trunk, model.hidden, model.embedding, last_norm=settings.loss != "vicreg")
+        self.online = nn.ModuleDict({"encoder": encoder})
+        if settings.has_target:
+            self.target = make_target(encoder)
         if settings.predictor:
             predictors = {str(s): build_predictor(model.hidden, model.embedding) for s in self.scales}
             self.online["predictors"] = nn.ModuleDict(predictors)
+        if settings.queue:
+            self.queues = nn.ModuleDict({str(s): KeyQueue(settings.queue, model.embedding) for s in self.target_scales})
+        self._fresh: Mapping[int, Targets] = {}  # targets of this step, which go into the queues after it
 
     @property
     def trunk(self) -> Trunk:
@@ -50,7 +57,7 @@ class MclNetworks(Method):
 
     @property
     def trunks(self) -> list[Trunk]:
-        return [self.trunk, self.target.trunk]
+        return [self.trunk, *([self.target.trunk] if self.settings.has_target else [])]
 
     @property
     def trained(self) -> nn.Module:
@@ -64,6 +71,8 @@ class MclNetworks(Method):
     @property
     def target_scales(self) -> tuple[int, ...]:
         """Scales whose tiles are targets; full-size images always are, for their health is watched."""
+        if not self.settings.has_target:
+            return self.scales  # the online network embeds them anyway
         asked = {t for s in self.scales for t in target_scales(self.settings.assignment, s, self.scales)}
         return tuple(sorted(asked | {1}))
 
@@ -73,8 +82,11 @@ class MclNetworks(Method):
 
     def predictions(self, seen: Seen, layout: Layout) -> dict[int, Tensor]:
         """scale -> (tiles, E): the online network's prediction for every tile, not normalised."""
-        embeddings = self.embeddings(self.online["encoder"], seen, layout, self.scales)
-        return {scale: self.predict(scale, embedding) for scale, embedding in embeddings.items()}
+        return {scale: self.predict(scale, e) for scale, e in self.online_embeddings(seen, layout).items()}
+
+    def online_embeddings(self, seen: Seen, layout: Layout) -> dict[int, Tensor]:
+        """scale -> (tiles, E): the online network's embedding of every tile, not normalised."""
+        return self.embeddings(self.online["encoder"], seen, layout, self.scales)
 
     def predict(self, scale: int, embeddings: Tensor) -> Tensor:
         """(tiles, E) embeddings of a scale through its predictor, if there is one."""
@@ -102,18 +114,33 @@ class MclNetworks(Method):
         return {scale: unit(embedding) for scale, embedding in embeddings.items()}
 
     def after_update(self, step: int, total_steps: int) -> None:
-        move_target(self.target, self.online["encoder"], momentum_at(step, total_steps, self.settings.momentum))
+        if self.settings.has_target:
+            momentum = momentum_at(step, total_steps, self.settings.momentum)
+            move_target(self.target, self.online["encoder"], momentum)
+        if self.settings.queue:
+            for scale in self.target_scales:
+                self.queues[str(scale)].push(torch.cat([found.embeddings[scale] for found in self._fresh.values()]))
+        self._fresh = {}
+
+    def compared_with(self, targets: Targets, scale: int) -> tuple[Tensor, Tensor]:
+        """(M, E) targets that tiles of ``scale`` are compared with, and the label of each: -1 for those of the queue."""
+        scales = target_scales(self.settings.assignment, scale, self.scales)
+        embeddings, labels = gather_targets(targets.embeddings, targets.labels, scales)
+        if not self.settings.queue:
+            return embeddings, labels
+        queued = torch.cat([self.queues[str(s)].keys.to(embeddings.dtype) for s in scales])
+        return torch.cat([embeddings, queued]), torch.cat([labels, labels.new_full((len(queued),), -1)])
 
     def components(self) -> dict[str, list[nn.Module]]:
         found = super().components() | {"projector": [self.online["encoder"].projector]}
         if self.settings.predictor:
             found["predictors"] = list(self.online["predictors"].values())
-        target = self.target
-        pyramid = target.trunk.backbone.fpn
-        found["target"] = [
-            target.trunk.backbone.body, *pyramid.inner_blocks, *pyramid.layer_blocks, target.trunk.roi_heads.box_head,
-            target.projector,
-        ]  # fmt: skip
+        if self.settings.has_target:
+            trunk, pyramid = self.target.trunk, self.target.trunk.backbone.fpn
+            found["target"] = [
+                trunk.backbone.body, *pyramid.inner_blocks, *pyramid.layer_blocks, trunk.roi_heads.box_head,
+                self.target.projector,
+            ]  # fmt: skip
         return found
 
 

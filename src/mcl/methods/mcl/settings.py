@@ -34,7 +34,21 @@ class MclSettings(MethodSettings):
     level_weights: list[float] | None = Field(
         None, description="Loss weight of each scale; none: 1/2, 1/4, 1/8, 1/8 (halved, the last twice)."
     )
-    temperature: float = Field(1.0, gt=0, description="Temperature of the contrastive loss.")
+    loss: Literal["infonce", "byol", "simsiam", "vicreg"] = Field(
+        "infonce",
+        description="infonce: against the batch's other targets; byol: without negatives; simsiam, vicreg: without "
+        "a target network either.",
+    )
+    temperature: float = Field(1.0, gt=0, description="Temperature of loss infonce.")
+    queue: int = Field(
+        0, ge=0, description="Targets of earlier batches that are negatives too, for small batches; 0: none."
+    )
+    labels: bool = Field(
+        False, description="Tiles of all images in one folder are positives (supervised: a folder for each class)."
+    )
+    vicreg_weights: tuple[float, float, float] = Field(
+        (25.0, 25.0, 1.0), description="Weights of invariance, variance and covariance in loss vicreg."
+    )
     assignment: Literal["top", "same", "adjacent", "all"] = Field(
         "top", description="Which target scales a tile is pulled to."
     )
@@ -55,6 +69,11 @@ class MclSettings(MethodSettings):
         0.99, ge=0, le=1, description="Momentum of the target at the start; goes to 1 by a cosine."
     )
 
+    @property
+    def has_target(self) -> bool:
+        """Whether the loss needs a target network."""
+        return self.loss in ("infonce", "byol")
+
     @model_validator(mode="after")
     def _consistent(self) -> MclSettings:
         if not self.scales or self.scales != SCALES[: len(self.scales)]:
@@ -64,14 +83,38 @@ class MclSettings(MethodSettings):
                 raise ValueError(f"{name}: no scale {unknown.pop()}; montages have scale 2, 4 or 8")
         if self.level_weights is not None and len(self.level_weights) != len(self.scales):
             raise ValueError(f"level_weights needs one number for each of {len(self.scales)} scales")
-        if self.target_canvases == "full" and self.assignment != "top":
-            raise ValueError(
-                f"target_canvases=full gives no targets for assignment={self.assignment}; use all, or assignment=top"
-            )
-        if self.layout == "batch" and self.encode == "exhaustive":
-            raise ValueError("layout=batch has no canvases to encode exhaustively; use encode=matched")
-        if self.layout == "batch" and self.target_canvases == "full":
-            raise ValueError("layout=batch: the target network sees what the assignment asks for; use target_canvases=all")
-        if self.encode == "exhaustive" and self.target_canvases == "full":
-            raise ValueError("encode=exhaustive encodes all canvases by definition; use target_canvases=all")
+        if refused := next((why for wrong, why in self._refusals() if wrong), None):
+            raise ValueError(refused)
         return self
+
+    def _refusals(self) -> list[tuple[bool, str]]:
+        """(whether it is asked for, what to do instead) of everything that does not go together."""
+        loss, batch, full = self.loss, self.layout == "batch", self.target_canvases == "full"
+        exhaustive = self.encode == "exhaustive"
+        return [
+            (
+                full and self.assignment != "top",
+                f"target_canvases=full gives no targets for assignment={self.assignment}; use all, or assignment=top",
+            ),
+            (batch and exhaustive, "layout=batch has no canvases to encode exhaustively; use encode=matched"),
+            (
+                batch and full,
+                "layout=batch: the target network sees what the assignment asks for; use target_canvases=all",
+            ),
+            (exhaustive and full, "encode=exhaustive encodes all canvases by definition; use target_canvases=all"),
+            (full and not self.has_target, f"loss={loss} has no target network; use target_canvases=all"),
+            (
+                loss in ("byol", "simsiam") and not self.predictor,
+                f"loss={loss} collapses without predictors; use predictor=true",
+            ),
+            (loss == "vicreg" and self.predictor, "loss=vicreg has no predictors; use predictor=false"),
+            (self.queue > 0 and loss != "infonce", f"queue: loss={loss} has no negatives; use queue=0 or loss=infonce"),
+            (
+                self.queue > 0 and self.labels,
+                "queue: the classes of queued targets are not known; use queue=0 or labels=false",
+            ),
+            (
+                self.labels and not self.has_target,
+                f"labels: loss={loss} compares views of one image; use loss=infonce or byol, or labels=false",
+            ),
+        ]

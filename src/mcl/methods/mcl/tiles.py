@@ -23,3 +23,8 @@ def tile_specs(scales: Sequence[int], image_size: int, strided: bool) -> tuple[V
 def tiles_of(views: Mapping[Key, Tensor], view: int) -> dict[int, Tensor]:
     """scale s -> (N, 3, S/s, S/s) of one view of a batch."""
     return {scale: pixels for (number, scale), pixels in views.items() if number == view}
+
+
+def other_view(view: int) -> int:
+    """The view whose embeddings are the targets of this one's tiles."""
+    return VIEWS[1] if view == VIEWS[0] else VIEWS[0]

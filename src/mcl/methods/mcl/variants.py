@@ -9,7 +9,8 @@ STACKED = "matched/tiles"
 
 
 def variants_of(settings: MclSettings) -> dict[str, MclSettings]:
-    """name -> settings; the authors' way first. Targets from full-size images exist for assignment ``top`` only.
+    """name -> settings; the authors' way first. Targets from full-size images exist for assignment ``top`` and a
+    target network only.
 
     Tiles that are images of their own (layout ``batch``) have one way.
     """
@@ -20,6 +21,6 @@ def variants_of(settings: MclSettings) -> dict[str, MclSettings]:
         MATCHED_ALL: {"encode": "matched", "target_canvases": "all"},
         MATCHED_FULL: {"encode": "matched", "target_canvases": "full"},
     }
-    if settings.assignment != "top":
+    if settings.assignment != "top" or not settings.has_target:
         del changes[MATCHED_FULL]
     return {name: settings.model_copy(update=change) for name, change in changes.items()}
