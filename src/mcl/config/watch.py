@@ -43,7 +43,7 @@ class WatchSettings(Section):
 
 
 class PretrainWatchSettings(WatchSettings):
-    """Thresholds of the warnings, with those of pre-training."""
+    """Thresholds of the warnings, with those of pre-training, and what else is measured beside it."""
 
     collapse_spread: float | None = Field(
         0.1,
@@ -62,3 +62,13 @@ class PretrainWatchSettings(WatchSettings):
         lt=1,
         description="Warn when a level's accuracy above chance is less than this share of the best level's; none: never.",
     )
+    knn_every: int = Field(
+        0,
+        ge=0,
+        description="Steps after which a logged line also has the 10-nearest-neighbour accuracy of the trunk's features "
+        "on class folders (knn/p5 ...); 0: never.",
+    )
+    knn_data: str | None = Field(
+        None, description="Pictures for that, in a folder for each class; none: those of --data."
+    )
+    knn_images: int = Field(1000, ge=20, description="How many of them are taken, at most.")

@@ -58,6 +58,10 @@ class DetectorTraining:
         terms = {"loss/" + name.removeprefix("loss_"): term.detach() for name, term in terms.items()}
         return {"loss": loss.detach(), **terms, "lr": torch.tensor(lr), "gradient_norm": norm}
 
+    def measured(self, done: int) -> Mapping[str, float]:
+        """Nothing more than every step tells."""
+        return {}
+
     def logged(self, values: Mapping[str, float]) -> None:
         """Nothing is kept: AP is measured at the end."""
 

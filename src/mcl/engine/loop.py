@@ -187,6 +187,7 @@ class _Runner:
         self._check_finite(values["loss"], values, done)
         alarms = self.watchdogs.see(done, values, each)
         if metrics:
+            values |= self.trainable.measured(done)
             metrics.write(done, values, {alarm.kind: alarm.text for alarm in alarms})
         display.log(done, describe(values, (self.total_steps - done) * self.seconds / ran))
         for alarm in alarms:

@@ -15,6 +15,9 @@ class Trainable(Protocol):
     def train_step(self, batch: Any, step: int) -> dict[str, Tensor | float]:
         """One update; returns numbers to log, among them ``loss`` and ``lr``."""
 
+    def measured(self, done: int) -> Mapping[str, float]:
+        """Asked on rank 0 after ``done`` steps, when a line is logged: numbers too dear for every step."""
+
     def logged(self, values: Mapping[str, float]) -> None:
         """Told the numbers of every logged line."""
 

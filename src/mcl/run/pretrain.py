@@ -41,7 +41,9 @@ from mcl.errors import UserError, about, printable
 from mcl.interop.reading.initial import apply_initial_weights
 from mcl.methods.base import Method
 from mcl.methods.build import build_method, compute_in, wanted_of
+from mcl.methods.neighbours import ClassFolders, neighbour_accuracies
 from mcl.methods.step import pretraining_step, update
+from mcl.methods.turned import StartingWeights
 from mcl.nn.compiled import compile_trunks
 from mcl.nn.sync_norm import synchronise_norms
 from mcl.nn.trunk import FILE_NAME, Trunk, save_trunk
@@ -81,7 +83,8 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
             lambda: check_readable(paths, settings.max_unreadable, settings.seed, max_pixels=settings.max_pixels)
         )
     device = prepare_device(settings.loop)
-    method = main_first(lambda: _build(settings))
+    method, knows_start = main_first(lambda: _build(settings))
+    folders = _class_folders(settings, paths)
     folder = open_run_folder(settings.out, settings.resume, settings.overwrite)
     settings = precision_of_run(settings, folder)
     start_or_resume(folder, settings, MAY_DIFFER, TITLE)
@@ -93,7 +96,8 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
     total, warmup = resolve_length(settings.schedule, per_epoch)
     schedule = Schedule(settings.schedule, settings.optim.peak_lr(settings.batch), total, warmup)
     skipped = Skipped(folder, settings.max_unreadable, {printable(str(path)): why for path, why in unreadable.items()})
-    training = Pretraining(method, settings, schedule, skipped, len(paths))
+    start = StartingWeights(method.trunk) if is_main() and knows_start else None
+    training = Pretraining(method, settings, schedule, skipped, len(paths), start, folders)
     maker = ViewMaker(settings.views, wanted_of(settings), settings.seed)
     dataset = UnlabeledImages(paths, maker, settings.max_pixels)
     _say_start(settings, method.notes(share // settings.accumulate), len(paths), total, per_epoch)
@@ -137,15 +141,17 @@ class Pretraining:
     """A method, its optimizer and its schedule, as the loop wants them."""
 
     def __init__(
-        self, method: Method, settings: PretrainSettings, schedule: Schedule, skipped: Skipped, images: int
+        self,
+        method: Method,
+        settings: PretrainSettings,
+        schedule: Schedule,
+        skipped: Skipped,
+        images: int,
+        start: StartingWeights | None = None,
+        folders: ClassFolders | None = None,
     ) -> None:
-        self.method, self.settings, self.schedule, self.skipped, self.images = (
-            method.train(),
-            settings,
-            schedule,
-            skipped,
-            images,
-        )
+        self.method, self.settings, self.schedule = method.train(), settings, schedule
+        self.skipped, self.images, self.start, self.folders = skipped, images, start, folders
         self.optimizer = build_optimizer(method.trained, settings.optim, settings.batch)
         self.average = GradientAverage(method.trained.parameters())
         self.last: dict[str, float] = {}
@@ -161,6 +167,14 @@ class Pretraining:
         )  # fmt: skip
         self.method.after_update(step, self.schedule.total_steps)
         return {**numbers, "lr": lr}
+
+    def measured(self, done: int) -> dict[str, float]:
+        """How far the weights have turned; every ``watch.knn_every`` steps what neighbours say of the features."""
+        found = self.start.turned(self.method.trunk) if self.start else {}
+        every = self.settings.watch.knn_every
+        if self.folders and (done % every < self.settings.loop.log_every or done == self.schedule.total_steps):
+            found |= neighbour_accuracies(self.method, self.folders)
+        return found
 
     def logged(self, values: Mapping[str, float]) -> None:
         """Keep the newest numbers, for summary.json; tell the other processes what was skipped."""
@@ -195,15 +209,43 @@ def _find(settings: PretrainSettings) -> Sequence[Picture]:
     return paths
 
 
-def _build(settings: PretrainSettings) -> Method:
+def _build(settings: PretrainSettings) -> tuple[Method, bool]:
+    """The method with the weights that it starts from, and whether they are those.
+
+    A resumed run takes its weights from the checkpoint: its start is only built to see how far they have turned, and
+    weights that it once started from may be gone.
+    """
+    knows_start = True
+
     def fill(trunk: Trunk) -> None:
-        if settings.init_from and not settings.resume:
-            report = apply_initial_weights(
-                trunk, settings.init_from, settings.init_parts, settings.allow_partial
-            )
+        nonlocal knows_start
+        if not settings.init_from:
+            return
+        try:
+            report = apply_initial_weights(trunk, settings.init_from, settings.init_parts, settings.allow_partial)
+        except UserError:
+            if not settings.resume:
+                raise
+            knows_start = False
+            console.print(f"{settings.init_from} cannot be read any more, so turned/* is not logged", markup=False)
+            return
+        if not settings.resume:
             console.print("\n".join(report.lines()), markup=False)
 
-    return build_method(settings, pretrained=settings.model.pretrained, fill=fill)
+    return build_method(settings, pretrained=settings.model.pretrained, fill=fill), knows_start
+
+
+def _class_folders(settings: PretrainSettings, paths: Sequence[Picture]) -> ClassFolders | None:
+    watch = settings.watch
+    if not watch.knn_every or not is_main():
+        return None
+    given, source = paths, f"--data {settings.data}"
+    if watch.knn_data:
+        source = f"--watch.knn_data {watch.knn_data}"
+        given = find_images(watch.knn_data, cache=settings.data_cache)
+    folders = ClassFolders(given, settings.image_size, watch.knn_images, settings.seed, source)
+    console.print(f"neighbours every {watch.knn_every} steps: {folders}", markup=False)
+    return folders
 
 
 def _share_of_batch(settings: PretrainSettings) -> int:
