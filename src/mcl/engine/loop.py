@@ -25,6 +25,7 @@ from mcl.engine.observer import CHECKPOINT, DATA, LOGGING, LOOP, STEP, Nobody, O
 from mcl.engine.processes.distributed import (
     Agreement,
     barrier,
+    broadcast_object,
     is_main,
     process_count,
     rank,
@@ -186,8 +187,8 @@ class _Runner:
         values, each = self.tally.take(self.waited)
         self._check_finite(values["loss"], values, done)
         alarms = self.watchdogs.see(done, values, each)
+        values |= broadcast_object(lambda: self.trainable.measured(done))
         if metrics:
-            values |= self.trainable.measured(done)
             metrics.write(done, values, {alarm.kind: alarm.text for alarm in alarms})
         display.log(done, describe(values, (self.total_steps - done) * self.seconds / ran))
         for alarm in alarms:

@@ -16,7 +16,7 @@ class Trainable(Protocol):
         """One update; returns numbers to log, among them ``loss`` and ``lr``."""
 
     def measured(self, done: int) -> Mapping[str, float]:
-        """Asked on rank 0 after ``done`` steps, when a line is logged: numbers too dear for every step."""
+        """Asked on rank 0, for all, after ``done`` steps, when a line is logged: numbers too dear for every step."""
 
     def logged(self, values: Mapping[str, float]) -> None:
         """Told the numbers of every logged line."""
