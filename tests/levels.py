@@ -14,7 +14,8 @@ def levels_of(method, canvases, shuffles):
     """((view, scale) -> loss on this process, health of all targets)."""
     own = MicroBatch(canvases, shuffles, rank())
     targets, health = everyones([method.own_targets(own)])
-    return method.level_losses(own, targets), health
+    predictions = {view: method.predict(method.read_online(own, view).embeddings) for view in VIEWS}
+    return method.compare(own, predictions, targets), health
 
 
 def view_maker(settings, scales, image_size, seed) -> ViewMaker:
@@ -22,11 +23,11 @@ def view_maker(settings, scales, image_size, seed) -> ViewMaker:
     return ViewMaker(settings, Wanted(tile_specs(scales, image_size, settings.downsample == "stride")), seed)
 
 
-def random_batch(images: int, scales, generator: torch.Generator, image_size: int = 64) -> dict:
-    """A batch of MCL's tiles, of random pixels."""
-    views = {
-        (view, s): torch.randint(0, 256, (images, 3, image_size // s, image_size // s), generator=generator, dtype=torch.uint8)
-        for view in VIEWS
-        for s in scales
-    }  # fmt: skip
+def random_batch(images: int, scales, generator: torch.Generator, image_size: int = 64, side=None) -> dict:
+    """A batch of MCL's tiles, of random pixels; ``side``: of a tile where it is not ``image_size / s``."""
+    views = {}
+    for view in VIEWS:
+        for s in scales:
+            t = side(image_size, s) if side else image_size // s
+            views[view, s] = torch.randint(0, 256, (images, 3, t, t), generator=generator, dtype=torch.uint8)
     return {"views": views, "index": torch.arange(images), "unreadable": []}

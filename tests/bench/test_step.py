@@ -112,8 +112,9 @@ def test_sides_that_agree_pass(steps):
 
 def test_no_speed_up_is_shown_when_a_side_computes_something_else(steps, monkeypatch):
     encoder = steps[MATCHED_ALL].method.online["encoder"]
-    honest = encoder.embed_windows
-    monkeypatch.setattr(encoder, "embed_windows", lambda maps: honest([0.5 * pyramid_map for pyramid_map in maps]))
+    honest = encoder.read
+    halved = lambda maps, boxes=None: honest({s: 0.5 * pyramid_map for s, pyramid_map in maps.items()}, boxes)  # noqa: E731
+    monkeypatch.setattr(encoder, "read", halved)
     with pytest.raises(RunFailed, match="no speed-up is shown.*matched/all"):
         check_same_losses(steps)
 

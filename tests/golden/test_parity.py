@@ -13,6 +13,7 @@ from golden.authors import LETTERS, Case, golden_files
 from levels import levels_of
 from mcl.engine.optim import Lars, apply_gradients
 from mcl.methods.mcl.loss import total_loss
+from mcl.methods.mcl.micro_batches import MicroBatch
 from mcl.nn.momentum import momentum_at
 
 RELATIVE = 1e-9
@@ -45,11 +46,10 @@ def test_montages(case):
 
 
 def test_targets(case):
-    canvases, _ = case.inputs(0)
+    canvases, shuffles = case.inputs(0)
     network = case.build(encode="exhaustive").train()
-    layout = network.layout(case.inputs(0)[1][1])
     for view, other in ((1, "k"), (2, "q")):
-        targets = network.target_embeddings(canvases[view], layout)[1]
+        targets = network.read_target(MicroBatch(canvases, shuffles, 0), view).embeddings[1]
         expected = case.arrays[f"target_for_{other}"]
         # Stored as float32.
         np.testing.assert_allclose(targets.numpy(), expected, rtol=1e-6, atol=1e-7)

@@ -54,7 +54,7 @@ def test_a_tile_of_its_own_is_embedded_as_the_trunk_embeds_an_image():
     encoder, levels = method.online["encoder"], {1: "p5", 2: "p4", 4: "p3", 8: "p2"}
     tiles = {s: t.double() for s, t in tiles_of(data["views"], 1).items()}
     with torch.no_grad():
-        found = encoder.encode_stacked(tiles, SCALES)
+        found = encoder.read(encoder.maps_stacked(tiles, SCALES)).embeddings
         for scale, level in levels.items():
             window = encoder.trunk(tiles[scale])[level]
             assert window.shape[-2:] == (2, 2)

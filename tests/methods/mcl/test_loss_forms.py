@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import mcl
 from images import picture_folder
 from levels import random_batch
+from mcl.bench.components import count_flops
 from mcl.bench.step import check_same_losses, step_flops, variants_of
 from mcl.config.base import from_values
 from mcl.config.bench import BenchStepSettings
@@ -152,9 +153,13 @@ def test_every_scale_that_is_a_target_has_its_own_queue():
     assert all(torch.equal(method.queues[str(s)].keys, newest[s]) for s in (1, 2))
 
 
-@pytest.mark.parametrize("form", ["queue", "vicreg"])
+@pytest.mark.parametrize("form", ["queue", "vicreg", "scattered"])
 def test_a_resumed_run_equals_an_uninterrupted_one(form, tmp_path, monkeypatch):
-    options = {"queue": {"method.queue": 20}, "vicreg": {"method.loss": "vicreg", "method.predictor": False}}[form]
+    options = {
+        "queue": {"method.queue": 20},
+        "vicreg": {"method.loss": "vicreg", "method.predictor": False},
+        "scattered": {"method.layout": "scattered", "method.localise": True, "loop.workers": 1},
+    }[form]
     photos = picture_folder(tmp_path / "photos", 12)
     settings = tiny(**{"data": photos, "schedule.steps": 5, "loop.checkpoint_every": 3, **options})
     mcl.pretrain(out=tmp_path / "whole", **settings)
@@ -184,13 +189,13 @@ def test_tiles_of_one_class_are_positives():
     loss, numbers = method.loss(data, 0)
     assert numbers["chance"] == pytest.approx(4 / 16)
     own = method.draw_micro_batch(data, 0, 0)
-    targets, predictions = method.own_targets(own), method.predictions(own.canvases[1], method.layout(own.shuffles[1]))
+    targets, predictions = method.own_targets(own), method.predict(method.read_online(own, 1).embeddings)
     probabilities = F.log_softmax(F.normalize(predictions[2], dim=1) @ targets[2].embeddings[1].T, dim=1)
     classes = data["fields"]["class"]
     expected = torch.stack([
         -row[classes == classes[image]].mean() for row, image in zip(probabilities, own.labels(1, 2), strict=True)
     ]).mean()  # fmt: skip
-    of_view = method.level_losses(own, relabelled(targets, classes), (1,), classes)[1, 2]
+    of_view = method.compare(own, {1: predictions}, relabelled(targets, classes), classes)[1, 2]
     torch.testing.assert_close(of_view.loss, 0.25 * 2 * expected)
 
 
@@ -228,9 +233,10 @@ def test_what_does_not_go_together_is_refused(method, message):
         MclSettings(**method)
 
 
-@pytest.mark.parametrize("form", [*FORMS, "queue", "labels"])
+@pytest.mark.parametrize("form", [*FORMS, "queue", "labels", "scattered"])
 def test_ways_to_compute_a_form_agree_and_its_cost_is_counted(form):
-    method = {**FORMS, "queue": {"queue": 16}, "labels": {"labels": True}}[form]
+    scattered = {"layout": "scattered", "localise": True}
+    method = {**FORMS, "queue": {"queue": 16}, "labels": {"labels": True}, "scattered": scattered}[form]
     tiny = {
         "batch": 4, "image_size": 32, "model.backbone": "test_resnet", "model.pyramid_channels": 16, "model.hidden": 32,
         "model.embedding": 16, "model.head_convs": 1, "method.scales": [1, 2], "loop.threads": 1,
@@ -238,8 +244,10 @@ def test_ways_to_compute_a_form_agree_and_its_cost_is_counted(form):
     }  # fmt: skip
     settings = from_values(BenchStepSettings, tiny)
     steps = {name: TrainingStep(one, torch.device("cpu")) for name, one in variants_of(settings).items()}
-    assert len(check_same_losses(steps)) == (3 if method.get("loss") in ("simsiam", "vicreg") else 4)
+    assert len(check_same_losses(steps)) == (3 if form in ("simsiam", "vicreg", "scattered") else 4)
     counted = {name: step_flops(one) for name, one in variants_of(settings).items()}
-    assert counted["matched/all"]["head"] < counted["exhaustive"]["head"]
+    assert form == "scattered" or counted["matched/all"]["head"] < counted["exhaustive"]["head"]
+    real = steps["matched/all"]
+    assert count_flops(real.method.components(), real.gradients_only) == counted["matched/all"]
     assert ("target" in counted["matched/all"]) == (method.get("loss") not in ("simsiam", "vicreg"))
     assert isinstance(steps["matched/all"].method, Method)

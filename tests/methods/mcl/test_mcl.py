@@ -9,6 +9,7 @@ from levels import levels_of, random_batch
 from mcl.config.pretrain import ModelSettings
 from mcl.methods.mcl.loss import total_loss
 from mcl.methods.mcl.method import Mcl
+from mcl.methods.mcl.micro_batches import MicroBatch
 from mcl.methods.mcl.montage import assemble
 from mcl.methods.mcl.settings import MclSettings
 from mcl.methods.mcl.tiles import tiles_of
@@ -56,12 +57,14 @@ def test_targets_of_all_canvases_equal_the_authors_and_full_ones_only_in_eval_mo
             "full": {"target_canvases": "full"},
         }.items():
             method = small(**options).train(mode == "train")
-            canvases, shuffles = prepared(method, data)
-            layout = method.layout(shuffles[1])
-            losses[mode, name] = method.target_embeddings(canvases[1], layout)[1]
+            losses[mode, name] = targets_of(method, data)
     torch.testing.assert_close(losses["train", "all"], losses["train", "authors"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(losses["eval", "full"], losses["eval", "authors"], rtol=1e-4, atol=1e-5)
     assert (losses["train", "full"] - losses["train", "authors"]).abs().max() > 0.05
+
+
+def targets_of(method: Mcl, data: dict) -> torch.Tensor:
+    return method.read_target(MicroBatch(*prepared(method, data), 0), 1).embeddings[1]
 
 
 def prepared(method: Mcl, data: dict):
@@ -72,12 +75,11 @@ def prepared(method: Mcl, data: dict):
 
 def test_perturbing_the_online_network_leaves_the_targets_unchanged():
     method, data = small().eval(), batch(4)
-    canvases, shuffles = prepared(method, data)
-    before = method.target_embeddings(canvases[1], method.layout(shuffles[1]))[1]
+    before = targets_of(method, data)
     with torch.no_grad():
         for parameter in method.online.parameters():
             parameter.add_(0.3)
-    assert torch.equal(before, method.target_embeddings(canvases[1], method.layout(shuffles[1]))[1])
+    assert torch.equal(before, targets_of(method, data))
 
 
 def test_shuffles_differ_by_view_step_and_rank_and_repeat():

@@ -14,6 +14,7 @@ from mcl.engine.processes.gradients import GradientAverage
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.micro_batches import MicroBatch
 from mcl.methods.mcl.montage import Shuffle
+from mcl.methods.mcl.scattered import tile_side
 from mcl.methods.mcl.settings import MclSettings
 from mcl.methods.mcl.tiles import VIEWS
 from mcl.nn.sync_norm import synchronise_norms
@@ -31,6 +32,7 @@ CASES = {
     "simsiam": {"loss": "simsiam", "scales": [1, 2]},
     "vicreg": {"loss": "vicreg", "predictor": False, "assignment": "adjacent", "scales": [1, 2, 4]},
     "queue": {"queue": 40, "scales": [1, 2]},
+    "scattered": {"layout": "scattered", "localise": True, "scales": [1, 2]},
     "labels": {"labels": True, "scales": [1, 2]},
 }
 
@@ -46,15 +48,16 @@ def build(case: str) -> Mcl:
     return method
 
 
-def batch_of(step: int, number: int, scales: tuple[int, ...]) -> dict:
+def batch_of(step: int, number: int, scales: tuple[int, ...], side=None) -> dict:
     g = torch.Generator().manual_seed(100 * step + number)
-    batch = random_batch(HALF, scales, g)
+    batch = random_batch(HALF, scales, g, side=side)
     # Classes that meet across the halves.
     return {**batch, "fields": {"class": torch.arange(HALF) // 2 + 10 * (step % 2) + number}}
 
 
 def half(method: Mcl, step: int, number: int) -> MicroBatch:
-    return Mcl.draw_micro_batch(method, batch_of(step, number, method.scales), step, number)
+    side = tile_side if method.settings.layout == "scattered" else None
+    return Mcl.draw_micro_batch(method, batch_of(step, number, method.scales, side), step, number)
 
 
 def joint(method: Mcl, step: int) -> MicroBatch:
@@ -69,7 +72,11 @@ def joint(method: Mcl, step: int) -> MicroBatch:
             pieces = [of_half[layout.slice_of(scale)] for scale in method.scales for of_half in seen]
             canvases[view] = torch.cat(pieces)
         shuffles[view] = Shuffle({s: torch.cat([own.labels(view, s) for own in halves]) for s in method.scales})
-    return MicroBatch(canvases, shuffles, 0)
+    boxes, jittered = (
+        {v: {s: torch.cat([part[v][s] for part in parts]) for s in parts[0][v]} for v in parts[0]}
+        for parts in ([own.boxes for own in halves], [own.jittered for own in halves])
+    )
+    return MicroBatch(canvases, shuffles, 0, boxes, jittered)
 
 
 def joint_batch(method: Mcl, step: int) -> dict:
@@ -98,7 +105,7 @@ def train(case: str, together: bool) -> dict[str, torch.Tensor]:
         loss, numbers = method.loss(batch, step)
         found[f"loss {step}"] = all_reduce_mean(loss.detach())
         for name, value in numbers.items():
-            if name.startswith(("loss/", "spread", "rank")):
+            if name.startswith(("loss/", "spread", "rank", "localise/")):
                 found[f"{name} {step}"] = all_reduce_mean(value)
         grads = copies_of_gradients(optimizer, method)
         found[f"norm {step}"] = apply_gradients(loss, optimizer, optim.clip_norm, average)

@@ -11,6 +11,7 @@ from mcl.methods.base import mean_numbers, split_batch
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.micro_batches import MicroBatch
 from mcl.methods.mcl.montage import Shuffle
+from mcl.methods.mcl.scattered import tile_side
 from mcl.methods.mcl.settings import MclSettings
 from mcl.nn.trunk import Trunk, TrunkSpec
 
@@ -25,6 +26,7 @@ FORMS = {
     "vicreg": {"loss": "vicreg", "predictor": False, "assignment": "adjacent"},
     "queue": {"queue": 50},
     "labels": {"labels": True},
+    "scattered": {"layout": "scattered", "assignment": "same", "localise": True},
     "labels byol": {"labels": True, "loss": "byol"},
 }
 
@@ -40,30 +42,33 @@ def _method(form: str) -> Mcl:
     return method.eval()
 
 
-def _batch() -> dict:
+def _batch(side=None) -> dict:
     g = torch.Generator().manual_seed(1)
-    batch = random_batch(IMAGES, SCALES, g)
+    batch = random_batch(IMAGES, SCALES, g, side=side)
     return {**batch, "fields": {"class": torch.randint(0, 9, (IMAGES,), generator=g)}}
 
 
-def _joined(method: Mcl, batch: dict):
+def _joined(method: Mcl, batch: dict) -> MicroBatch:
     """Canvases and shuffles of one batch whose montages are those of the micro-batches."""
     drawn = [method.draw_micro_batch(piece, 3, number) for number, piece in enumerate(split_batch(batch, PARTS))]
     counts = method.montages(IMAGES // PARTS)
-    canvases, shuffles = {}, {}
+    canvases, shuffles, boxes, jittered = {}, {}, {}, {}
     for view in (1, 2):
         pieces = [part.canvases[view].split([counts[s] for s in SCALES]) for part in drawn]
         canvases[view] = torch.cat([piece[i] for i in range(len(SCALES)) for piece in pieces])
         shuffles[view] = Shuffle({s: torch.cat([part.labels(view, s) for part in drawn]) for s in SCALES})
-    return canvases, shuffles
+        for joined, given in ((boxes, [part.boxes for part in drawn]), (jittered, [part.jittered for part in drawn])):
+            if given[0]:
+                joined[view] = {s: torch.cat([of_part[view][s] for of_part in given]) for s in SCALES[1:]}
+    return MicroBatch(canvases, shuffles, 0, boxes, jittered)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_micro_batches_add_up_to_the_batch(form, monkeypatch):
-    method, batch = _method(form), _batch()
-    canvases, shuffles = _joined(method, batch)
+    method, batch = _method(form), _batch(tile_side if form == "scattered" else None)
+    joined = _joined(method, batch)
     with monkeypatch.context() as patched:
-        patched.setattr(method, "draw_micro_batch", lambda *_: MicroBatch(canvases, shuffles, 0))
+        patched.setattr(method, "draw_micro_batch", lambda *_: joined)
         whole, told = method.loss(batch, 3)
     whole.backward()
     expected = {name: p.grad for name, p in method.trained.named_parameters()}
@@ -119,7 +124,7 @@ def test_embeddings_that_come_ahead_leave_running_statistics_as_they_were():
     for ahead in (True, False):
         method = _method("vicreg").float().train()
         list(method.losses(_batch(), 0, PARTS)) if ahead else [
-            method.online_embeddings(own.canvases[view], method.layout(own.shuffles[view]))
+            method.read_online(own, view)
             for number, piece in enumerate(split_batch(_batch(), PARTS))
             for own in [method.draw_micro_batch(piece, 0, number)]
             for view in (1, 2)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import roi_align
 
+from mcl.methods.losses import at_least_fp32
 from mcl.nn.backbone import features_of
 from mcl.nn.heads import build_projector
 from mcl.nn.pyramid import LEVELS, add_top_down, lateral, output
@@ -42,6 +44,21 @@ class Layout:
         return len(LEVELS) - scale.bit_length()
 
 
+@dataclass(frozen=True)
+class Read:
+    """What an encoder makes of one view, each by scale.
+
+    Attributes:
+        maps: (canvases, C, h, w) on the scale's level.
+        cells: (tiles, C, w, w), each tile's window after the head.
+        embeddings: (tiles, E).
+    """
+
+    maps: Mapping[int, Tensor]
+    cells: Mapping[int, Tensor]
+    embeddings: dict[int, Tensor]
+
+
 class Encoder(nn.Module):
     """Trunk and projector: what is trained, and what the target copies."""
 
@@ -52,8 +69,22 @@ class Encoder(nn.Module):
         if not last_norm:  # it would settle what VICReg's variance term is there for
             del self.projector[-1]
 
-    def encode_matched(self, canvases: Tensor, layout: Layout, scales: Sequence[int]) -> dict[int, Tensor]:
+    def encode_matched(
+        self, canvases: Tensor, layout: Layout, scales: Sequence[int], boxes: Mapping[int, Tensor] | None = None
+    ) -> dict[int, Tensor]:
         """Embeddings of the tiles of ``scales``, each from the level that matches, and nothing else computed.
+
+        Args:
+            canvases, layout, scales: as for ``maps_matched``.
+            boxes: as for ``read``.
+
+        Returns:
+            scale -> (canvases of the scale * scale^2, E), tiles row by row, or in the order of their boxes.
+        """
+        return self.read(self.maps_matched(canvases, layout, scales), boxes).embeddings
+
+    def maps_matched(self, canvases: Tensor, layout: Layout, scales: Sequence[int]) -> dict[int, Tensor]:
+        """The map of every scale's canvases on the level that matches, and nothing else computed.
 
         One pass of the backbone over all canvases. A lateral convolution sees the canvases of its own scale and
         of all smaller tiles (they need it for their top-down path), an output convolution only its own.
@@ -61,10 +92,11 @@ class Encoder(nn.Module):
         Args:
             canvases: (B, 3, S, S), ordered as ``layout`` says.
             layout: canvases of each scale.
-            scales: which tiles to embed.
+            scales: which maps.
 
         Returns:
-            scale -> (canvases of the scale * scale^2, E), tiles row by row.
+            scale -> (canvases of the scale, C, h, w), from P2 to P5 as the authors do: the order decides what the
+            shared head's running statistics become.
         """
         features = features_of(self.trunk.backbone.body, canvases)
         merged, maps, offset = None, {}, 0
@@ -79,37 +111,38 @@ class Encoder(nn.Module):
             offset = own.start
             if scale in scales:
                 maps[scale] = output(self.trunk.backbone.fpn, level, merged[: own.stop - own.start])
-        # From P2 to P5, as the authors do: the order decides what the shared head's running statistics become.
-        wanted = list(reversed(maps))
-        return dict(zip(wanted, self.embed_windows([maps[scale] for scale in wanted]), strict=True))
+        return dict(reversed(maps.items()))
 
-    def encode_stacked(self, tiles: Mapping[int, Tensor], scales: Sequence[int]) -> dict[int, Tensor]:
-        """Embeddings of tiles that are images of their own: a pass of the backbone for each scale.
+    def maps_stacked(self, tiles: Mapping[int, Tensor], scales: Sequence[int]) -> dict[int, Tensor]:
+        """Maps of tiles that are images of their own: a pass of the backbone for each scale.
 
         A tile's level of its scale is exactly one window; finer levels are not computed.
 
         Args:
             tiles: scale s -> (n, 3, S/s, S/s).
-            scales: which tiles to embed.
+            scales: which maps.
 
         Returns:
-            scale -> (n, E).
+            scale -> (n, C, w, w), from P2 to P5.
         """
         pyramid, maps = self.trunk.backbone.fpn, {}
-        for scale in sorted(scales, reverse=True):  # from P2 to P5, as above
+        for scale in sorted(scales, reverse=True):
             features, own = features_of(self.trunk.backbone.body, tiles[scale]), Layout.level_of(scale)
             merged = lateral(pyramid, len(LEVELS) - 1, features[-1])
             for level in range(len(LEVELS) - 2, own - 1, -1):
                 merged = add_top_down(lateral(pyramid, level, features[level]), merged)
             maps[scale] = output(pyramid, own, merged)
-        return dict(zip(maps, self.embed_windows(list(maps.values())), strict=True))
+        return maps
+
+    def map_of_top(self, canvases: Tensor) -> Tensor:
+        """P5 of every canvas: (B, 3, S, S) -> (B, C, w, w). No top-down path is needed."""
+        level = len(LEVELS) - 1
+        top = features_of(self.trunk.backbone.body, canvases)[level]
+        return output(self.trunk.backbone.fpn, level, lateral(self.trunk.backbone.fpn, level, top))
 
     def encode_top(self, canvases: Tensor) -> Tensor:
-        """P5 embeddings of every canvas, taken whole: (B, 3, S, S) -> (B, E). No top-down path is needed."""
-        top = features_of(self.trunk.backbone.body, canvases)[-1]
-        level = len(LEVELS) - 1
-        pyramid_map = output(self.trunk.backbone.fpn, level, lateral(self.trunk.backbone.fpn, level, top))
-        return self.embed_windows([pyramid_map])[0]
+        """P5 embeddings of every canvas, taken whole: (B, 3, S, S) -> (B, E)."""
+        return self.read({1: self.map_of_top(canvases)}).embeddings[1]
 
     def encode_exhaustive(self, canvases: Tensor, layout: Layout) -> dict[int, Tensor]:
         """All windows of all levels of all canvases, as the authors' code computes them.
@@ -120,22 +153,46 @@ class Encoder(nn.Module):
         levels = self.trunk.backbone(canvases)
         # From P2 to P5, as above.
         return {
-            scale: self.embed_windows([levels[LEVELS[layout.level_of(scale)]]])[0]
+            scale: self.read({scale: levels[LEVELS[layout.level_of(scale)]]}).embeddings[scale]
             for scale in reversed(layout.scales)
         }
 
-    def embed_windows(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Cut maps into windows, then head, mean over the window, projector: (b, C, h, w) each -> (b * windows, E) each.
+    def read(self, maps: Mapping[int, Tensor], boxes: Mapping[int, Tensor] | None = None) -> Read:
+        """Cut maps into windows, then head, mean over the window, projector.
 
         Cutting comes before the convolutions, so that zero padding acts at window borders as after RoIAlign. The
         windows of all maps go through each convolution and linear layer together, which few windows of few cells
         would leave half idle, and through each BatchNorm map by map: every level has statistics of its own.
+
+        Args:
+            maps: scale -> (b, C, h, w).
+            boxes: scale -> (b, n, 4), where the tiles lie on the canvases, in pixels; without, a grid of windows.
         """
-        windows = [cut_windows(pyramid_map, self.trunk.spec.window) for pyramid_map in maps]
-        counts = [len(cut) for cut in windows]
-        x = torch.cat(windows) if len(windows) > 1 else windows[0]
-        x = self.trunk.roi_heads.box_head(x, counts)
-        return list(self.projector(x.mean(dim=(2, 3)), counts).split(counts))
+        window, size = self.trunk.spec.window, self.trunk.spec.image_size
+        cells = self.cells({
+            scale: align_windows(found, boxes[scale], window, size)
+            if boxes and scale in boxes
+            else cut_windows(found, window)
+            for scale, found in maps.items()
+        })  # fmt: skip
+        counts = [len(found) for found in cells.values()]
+        embedded = self.projector(torch.cat([found.mean(dim=(2, 3)) for found in cells.values()]), counts)
+        return Read(dict(maps), cells, dict(zip(cells, embedded.split(counts), strict=True)))
+
+    def cells(self, windows: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Windows through the head: scale -> (n, C, w, w) -> the same shape."""
+        counts = [len(cut) for cut in windows.values()]
+        joined = torch.cat(list(windows.values())) if len(windows) > 1 else next(iter(windows.values()))
+        return dict(zip(windows, self.trunk.roi_heads.box_head(joined, counts).split(counts), strict=True))
+
+
+def align_windows(maps: Tensor, boxes: Tensor, window: int, image_size: int) -> Tensor:
+    """RoIAlign: (b, C, h, w) maps of canvases, (b, n, 4) boxes in their pixels -> (b * n, C, window, window)."""
+    exact = at_least_fp32(maps)  # bf16 would round boxes to whole pixels
+    rois = list(boxes.to(exact.device, exact.dtype))
+    found = roi_align(exact, rois, window, maps.shape[-1] / image_size, sampling_ratio=2, aligned=True).to(maps.dtype)
+    is_nhwc = maps.is_contiguous(memory_format=torch.channels_last)
+    return found.contiguous(memory_format=torch.channels_last) if is_nhwc else found
 
 
 def cut_windows(pyramid_map: Tensor, window: int) -> Tensor:

@@ -14,32 +14,25 @@ from mcl.config.pretrain import ModelSettings, ViewSettings
 from mcl.data.loading.views import Wanted
 from mcl.engine.processes.distributed import all_gather_rows, rank
 from mcl.errors import UserError
-from mcl.methods.base import split_batch
+from mcl.methods.base import mean_numbers, split_batch
 from mcl.methods.class_folders import class_of
+from mcl.methods.mcl.canvases import MclCanvases
+from mcl.methods.mcl.encoder import Read
 from mcl.methods.mcl.loss import LevelLoss, contrast, level_weights, regress, total_loss
 from mcl.methods.mcl.micro_batches import MicroBatch, Targets, everyones, relabelled
-from mcl.methods.mcl.montage import (
-    Shuffle,
-    assemble,
-    count_montages,
-    draw_permutation,
-    shuffle_from,
-    stack,
-    uneven_tiles,
-)
-from mcl.methods.mcl.networks import MclNetworks
+from mcl.methods.mcl.montage import uneven_tiles
 from mcl.methods.mcl.numbers import level_numbers
-from mcl.methods.mcl.picture import draw_montages
+from mcl.methods.mcl.picture import captions, draw_canvases, montages, scattered, tiles_apart
+from mcl.methods.mcl.scattered import tile_side
 from mcl.methods.mcl.settings import MclSettings
 from mcl.methods.mcl.siamese import simsiam_losses, vicreg_losses
 from mcl.methods.mcl.tiles import VIEWS, other_view, tile_specs, tiles_of
 from mcl.methods.mcl.variants import variants_of
 from mcl.nn.pyramid import LEVELS
 from mcl.nn.trunk import Trunk
-from mcl.randomness import STREAM_MONTAGE, generator_for
 
 
-class Mcl(MclNetworks):
+class Mcl(MclCanvases):
     """Tiles of two views, laid as the settings say, and the loss between the networks that see them."""
 
     advice = {
@@ -62,7 +55,8 @@ class Mcl(MclNetworks):
 
     @classmethod
     def wanted(cls, settings: MclSettings, views: ViewSettings, image_size: int) -> Wanted:
-        specs = tile_specs(settings.scales, image_size, views.downsample == "stride")
+        side = tile_side if settings.layout == "scattered" else None
+        specs = tile_specs(settings.scales, image_size, views.downsample == "stride", side)
         return Wanted(specs, fields=class_of if settings.labels else None)
 
     @classmethod
@@ -105,8 +99,8 @@ class Mcl(MclNetworks):
         for one in drawn:
             whole = one if one.canvases else self.draw_micro_batch(pieces[one.number], step, one.number)
             for views in (VIEWS,) if together else [(view,) for view in VIEWS]:
-                levels = self.level_losses(whole, targets, views, classes)
-                yield total_loss(list(levels.values())) / len(pieces), {**health, **level_numbers(levels, self.scales)}
+                loss, numbers = self.view_losses(whole, targets, views, classes)
+                yield loss / len(pieces), {**health, **numbers}
 
     def classes_of(self, batch: Mapping[str, Any], step: int) -> Tensor | None:
         """(images of all processes,) class of each image, by its number over all processes; none without labels.
@@ -125,54 +119,19 @@ class Mcl(MclNetworks):
             )
         return classes
 
-    def montages(self, batch: int) -> dict[int, int]:
-        """scale -> number of montages of a view, for a batch on this process."""
-        return count_montages(batch, self.scales, self.settings.repeats, self.settings.montages)
-
-    def draw_micro_batch(self, batch: Mapping[str, Any], step: int, number: int) -> MicroBatch:
-        """Draw the montages of one micro-batch of the global batch and lay its tiles into canvases.
-
-        Args:
-            batch: of ``collate_views``: the micro-batch's images.
-            step: of the run.
-            number: of the micro-batch; with one a process, its rank.
-        """
-        like, spec = next(self.parameters()), self.trunk.spec
-        shuffles, canvases = {}, {}
-        for view in VIEWS:
-            shuffles[view] = self.draw_shuffle(len(batch["index"]), step, view, number)
-            tiles = {s: t.to(like.device, non_blocking=True) for s, t in tiles_of(batch["views"], view).items()}
-            lay = stack if self.settings.layout == "batch" else assemble
-            canvases[view] = lay(tiles, shuffles[view], spec.mean, spec.std, like.dtype, self.channels_last)
-        return MicroBatch(canvases, shuffles, number)
-
-    def draw_shuffle(self, batch: int, step: int, view: int, rank: int = 0) -> Shuffle:
-        """Which image is on which tile: a function of (seed, step, rank, view, scale)."""
-        montages = self.montages(batch)
-        permutations = {
-            scale: draw_permutation(
-                scale, montages[scale], generator_for(STREAM_MONTAGE, self.seed, step, rank, view, scale)
-            )
-            for scale in self.scales
-            if scale > 1
-        }
-        return shuffle_from(permutations, batch)
-
     def own_targets(self, own: MicroBatch) -> dict[int, Targets]:
         """view -> the micro-batch's own target embeddings, labelled by image over all micro-batches."""
         with self.autocast():
-            return own.label(
-                {view: self.target_embeddings(own.canvases[view], self.layout(own.shuffles[view])) for view in VIEWS}
-            )
+            return own.label({view: self.read_target(own, view).embeddings for view in VIEWS})
 
-    def level_losses(
+    def view_losses(
         self,
         own: MicroBatch,
         targets: Mapping[int, Targets],
         views: Sequence[int] = VIEWS,
         classes: Tensor | None = None,
-    ) -> dict[tuple[int, int], LevelLoss]:
-        """(view, scale) -> the loss of the micro-batch's tiles against the targets of all.
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss of views of the micro-batch, numbers to log).
 
         Micro-batches have equally many tiles of a scale, and each tile finds its image among the targets (its own
         scale's tiles show the same images in both views), so the mean over them is the joint batch's loss.
@@ -184,11 +143,18 @@ class Mcl(MclNetworks):
             classes: of ``classes_of``; the targets are then labelled by class.
         """
         with self.autocast():
-            predictions = {
-                view: self.predictions(own.canvases[view], self.layout(own.shuffles[view]))
-                for view in views
-            }
-        return self.compare(own, predictions, targets, classes)
+            reads = {view: self.read_online(own, view) for view in views}
+            predictions = {view: self.predict(read.embeddings) for view, read in reads.items()}
+            extra = [self.localised(own, view, read) for view, read in reads.items()] if self.settings.localise else []
+        levels = self.compare(own, predictions, targets, classes)
+        loss = total_loss(list(levels.values())) + sum(term for term, _ in extra)
+        return loss, {**level_numbers(levels, self.scales), **(mean_numbers([row for _, row in extra]) if extra else {})}
+
+    def localised(self, own: MicroBatch, view: int, read: Read) -> tuple[Tensor, dict[str, Tensor]]:
+        """(weighted loss of finding one view's tiles, half of that of both; numbers to log)."""
+        maps = {scale: found for scale, found in read.maps.items() if scale > 1}
+        loss, numbers = self.online["localiser"](self.trunk, maps, own.boxes[view], own.jittered[view])
+        return self.settings.localise_weight * loss / len(VIEWS), numbers
 
     def compare(
         self,
@@ -197,7 +163,7 @@ class Mcl(MclNetworks):
         targets: Mapping[int, Targets],
         classes: Tensor | None = None,
     ) -> dict[tuple[int, int], LevelLoss]:
-        """(view, scale) -> loss of predictions, view -> scale -> (tiles, E), against the other view's targets."""
+        """(view, scale) -> loss of a micro-batch's predictions, view -> scale -> (tiles, E), against the other view's targets."""
         levels, settings = {}, self.settings
         for view, of_view in predictions.items():
             for scale in self.scales:
@@ -213,9 +179,14 @@ class Mcl(MclNetworks):
         return levels
 
     def draw_first_batch(self, folder: Path, batch: Mapping[str, Any]) -> Path:
-        shuffles = {view: self.draw_shuffle(len(batch["index"]), 0, view) for view in VIEWS}
-        tiles = {view: tiles_of(batch["views"], view) for view in VIEWS}
-        return draw_montages(folder / "montage.png", tiles, shuffles, apart=self.settings.layout == "batch")
+        images, layout, blocks = len(batch["index"]), self.settings.layout, {}
+        for view in VIEWS:
+            shown = tiles_of(batch["views"], view), self.draw_shuffle(images, 0, view)
+            if layout == "scattered":
+                blocks[view] = scattered(*shown, self.draw_places(images, 0, view))
+            else:
+                blocks[view] = {"montage": montages, "batch": tiles_apart}[layout](*shown)
+        return draw_canvases(folder / "montage.png", blocks, captions(self.trunk.spec.image_size, self.scales, layout))
 
     def notes(self, images: int) -> list[str]:
         montages = self.montages(images)

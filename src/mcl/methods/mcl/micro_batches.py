@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,11 +21,15 @@ class MicroBatch:
         canvases: view -> what the networks see: (B, 3, S, S) in the order of ``assemble``, or tiles as of ``stack``.
         shuffles: view -> image of each tile, counted within the micro-batch.
         number: of the micro-batch, from 0 over all processes; all have the same number of images.
+        boxes: view -> scale -> (canvases, tiles, 4) in pixels, where tiles do not lie on a grid.
+        jittered: the same, boxes that are moved and stretched (localise).
     """
 
     canvases: Mapping[int, Tensor | Mapping[int, Tensor]]
     shuffles: Mapping[int, Shuffle]
     number: int
+    boxes: Mapping[int, Mapping[int, Tensor]] = field(default_factory=dict)
+    jittered: Mapping[int, Mapping[int, Tensor]] = field(default_factory=dict)
 
     def labels(self, view: int, scale: int) -> Tensor:
         """(tiles,) image of each tile, counted over all micro-batches."""

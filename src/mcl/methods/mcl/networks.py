@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from mcl.errors import UserError
 from mcl.methods.base import Method
 from mcl.methods.losses import unit
 from mcl.methods.mcl.assignment import gather_targets, target_scales
-from mcl.methods.mcl.encoder import Encoder, Layout
-from mcl.methods.mcl.micro_batches import Targets
+from mcl.methods.mcl.encoder import Encoder, Layout, Read
+from mcl.methods.mcl.localise import Localiser
+from mcl.methods.mcl.micro_batches import MicroBatch, Targets
 from mcl.methods.mcl.montage import Shuffle
 from mcl.methods.mcl.settings import MclSettings
 from mcl.methods.queue import KeyQueue
@@ -22,9 +24,6 @@ from mcl.nn.heads import build_predictor
 from mcl.nn.momentum import make_target, momentum_at, move_target
 from mcl.nn.pyramid import LEVELS
 from mcl.nn.trunk import Trunk
-
-#: what a network sees of a view: canvases in the order of ``assemble``, or tiles by scale as ``stack`` gives them
-Seen = Tensor | Mapping[int, Tensor]
 
 
 class MclNetworks(Method):
@@ -47,6 +46,8 @@ class MclNetworks(Method):
         if settings.predictor:
             predictors = {str(s): build_predictor(model.hidden, model.embedding) for s in self.scales}
             self.online["predictors"] = nn.ModuleDict(predictors)
+        if settings.localise:
+            self.online["localiser"] = Localiser(trunk.out_channels, trunk.spec.window)
         if settings.queue:
             self.queues = nn.ModuleDict({str(s): KeyQueue(settings.queue, model.embedding) for s in self.target_scales})
         self._fresh: Mapping[int, Targets] = {}  # targets of this step, which go into the queues after it
@@ -80,38 +81,37 @@ class MclNetworks(Method):
         """Canvases of each scale that a shuffle fills."""
         return Layout(self.scales, tuple(len(shuffle.labels[s]) // s**2 for s in self.scales))
 
-    def predictions(self, seen: Seen, layout: Layout) -> dict[int, Tensor]:
-        """scale -> (tiles, E): the online network's prediction for every tile, not normalised."""
-        return {scale: self.predict(scale, e) for scale, e in self.online_embeddings(seen, layout).items()}
+    def read_online(self, own: MicroBatch, view: int) -> Read:
+        """What the online network makes of one view of a micro-batch."""
+        return self._read(self.online["encoder"], own, view, self.scales)
 
-    def online_embeddings(self, seen: Seen, layout: Layout) -> dict[int, Tensor]:
-        """scale -> (tiles, E): the online network's embedding of every tile, not normalised."""
-        return self.embeddings(self.online["encoder"], seen, layout, self.scales)
-
-    def predict(self, scale: int, embeddings: Tensor) -> Tensor:
-        """(tiles, E) embeddings of a scale through its predictor, if there is one."""
-        return self.online["predictors"][str(scale)](embeddings) if self.settings.predictor else embeddings
-
-    def embeddings(self, encoder: Encoder, seen: Seen, layout: Layout, scales: Sequence[int]) -> dict[int, Tensor]:
-        """scale -> (tiles, E): an encoder's embedding of every tile of ``scales``, each from its level."""
-        if self.settings.layout == "batch":
-            return encoder.encode_stacked(seen, scales)
-        if self.settings.encode == "exhaustive":
-            everything = encoder.encode_exhaustive(seen, layout)
-            return {s: own_windows(e, layout, s) for s, e in everything.items() if s in scales}
-        return encoder.encode_matched(seen, layout, scales)
+    def predict(self, embeddings: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """scale -> (tiles, E) embeddings, each scale's through its predictor, if there are any; not normalised."""
+        if not self.settings.predictor:
+            return dict(embeddings)
+        return {scale: self.online["predictors"][str(scale)](e) for scale, e in embeddings.items()}
 
     @torch.no_grad()
-    def target_embeddings(self, seen: Seen, layout: Layout) -> dict[int, Tensor]:
-        """scale -> (tiles, E), L2-normalised: the target network's embeddings that the assignment asks for."""
+    def read_target(self, own: MicroBatch, view: int) -> Read:
+        """What the target network makes of one view, as far as the assignment asks; embeddings L2-normalised."""
         settings, wanted = self.settings, self.target_scales
         if wanted == (1,) and settings.layout != "batch" and settings.encode == "matched":
-            full_size = layout.slice_of(1)
+            full_size, seen = self.layout(own.shuffles[view]).slice_of(1), own.canvases[view]
             shown = seen[full_size] if settings.target_canvases == "full" else seen
-            embeddings = {1: self.target.encode_top(shown)[full_size]}
+            read = self.target.read({1: self.target.map_of_top(shown)})
+            read = Read({}, {1: read.cells[1][full_size]}, {1: read.embeddings[1][full_size]})
         else:
-            embeddings = self.embeddings(self.target, seen, layout, wanted)
-        return {scale: unit(embedding) for scale, embedding in embeddings.items()}
+            read = self._read(self.target, own, view, wanted)
+        return replace(read, embeddings={scale: unit(e) for scale, e in read.embeddings.items()})
+
+    def _read(self, encoder: Encoder, own: MicroBatch, view: int, scales: Sequence[int]) -> Read:
+        seen, layout = own.canvases[view], self.layout(own.shuffles[view])
+        if self.settings.layout == "batch":
+            return encoder.read(encoder.maps_stacked(seen, scales))
+        if self.settings.encode == "exhaustive":
+            everything = encoder.encode_exhaustive(seen, layout)
+            return Read({}, {}, {s: own_windows(e, layout, s) for s, e in everything.items() if s in scales})
+        return encoder.read(encoder.maps_matched(seen, layout, scales), own.boxes.get(view))
 
     def after_update(self, step: int, total_steps: int) -> None:
         if self.settings.has_target:
@@ -135,6 +135,9 @@ class MclNetworks(Method):
         found = super().components() | {"projector": [self.online["encoder"].projector]}
         if self.settings.predictor:
             found["predictors"] = list(self.online["predictors"].values())
+        if self.settings.localise:
+            localiser = self.online["localiser"]
+            found["localiser"] = [localiser.rpn["head"], localiser.box_pred]
         if self.settings.has_target:
             trunk, pyramid = self.target.trunk, self.target.trunk.backbone.fpn
             found["target"] = [

@@ -10,68 +10,85 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mcl.methods.mcl.montage import Shuffle, assemble, stack
+from mcl.methods.mcl.scattered import Places, scatter
 
 CANVASES = 4  # shown of each scale
 SIDE = 224  # pixels a canvas is shown at, at least
 MARGIN, LABEL = 8, 26
 UNCHANGED = (0, 0, 0), (1 / 255,) * 3  # mean and std that give back the pixels
 
+Shown = Mapping[int, list[Image.Image]]  # scale -> its first canvases
 
-def draw_montages(
-    path: Path,
-    tiles: Mapping[int, Mapping[int, Tensor]],
-    shuffles: Mapping[int, Shuffle],
-    apart: bool = False,
-) -> Path:
-    """Draw the first canvases of every scale, view 1 left and view 2 right, and write a PNG; returns its path.
+
+def draw_canvases(path: Path, blocks: Mapping[int, Shown], captions: Mapping[int, str]) -> Path:
+    """Draw canvases of every scale, view 1 left and view 2 right, and write a PNG; returns its path.
 
     Args:
         path: file to write.
-        tiles: view -> scale s -> (N, 3, S/s, S/s) uint8.
-        shuffles: view -> image of each tile.
-        apart: the network sees each tile as an image of its own, so they are drawn apart.
+        blocks: view -> what is shown of it.
+        captions: scale -> what its canvases are.
     """
-    blocks = {view: (_tiles if apart else _canvases)(tiles[view], shuffles[view]) for view in tiles}
-    scales = sorted(blocks[1])
-    columns = max(len(block[scale]) for block in blocks.values() for scale in scales)
+    columns = max(len(canvases) for block in blocks.values() for canvases in block.values())
     width = len(blocks) * (columns * (SIDE + MARGIN) + 3 * MARGIN) + MARGIN
-    sheet = Image.new("RGB", (width, len(scales) * (SIDE + LABEL + MARGIN) + MARGIN), "white")
+    sheet = Image.new("RGB", (width, len(captions) * (SIDE + LABEL + MARGIN) + MARGIN), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
-    for row, scale in enumerate(scales):
+    for row, (scale, caption) in enumerate(captions.items()):
         top = MARGIN + row * (SIDE + LABEL + MARGIN)
         for view, block in blocks.items():
             left = MARGIN + (view - 1) * (columns * (SIDE + MARGIN) + 3 * MARGIN)
-            side = tiles[view][1].shape[-1] // scale
-            text = (
-                f"view {view}, full-size images"
-                if scale == 1
-                else f"view {view}, scale {scale}: {'images' if apart else f'{scale} x {scale} tiles'}"
-            )
-            draw.text((left, top + 3), f"{text} of {side} px", "black", font)
+            draw.text((left, top + 3), f"view {view}, {caption}", "black", font)
             for column, canvas in enumerate(block[scale]):
-                sheet.paste(canvas, (left + column * (SIDE + MARGIN), top + LABEL))
+                # Nearest, so that a tile's real pixels are seen.
+                shown = canvas.resize((SIDE, SIDE), Image.Resampling.NEAREST)
+                sheet.paste(shown, (left + column * (SIDE + MARGIN), top + LABEL))
     sheet.save(path)
     return path
 
 
-def _canvases(tiles: Mapping[int, Tensor], shuffle: Shuffle) -> dict[int, list[Image.Image]]:
-    # The canvases that the network gets, not a drawing of them.
-    pixels = _as_pixels(assemble(tiles, shuffle, *UNCHANGED))
-    shown, start = {}, 0
-    for scale, labels in sorted(shuffle.labels.items()):
-        count = len(labels) // scale**2
-        shown[scale] = [_enlarge(pixels[start + i]) for i in range(min(count, CANVASES))]
-        start += count
-    return shown
+def montages(tiles: Mapping[int, Tensor], shuffle: Shuffle) -> Shown:
+    """Tiles (scale s -> (N, 3, S/s, S/s) uint8) as they lie on a grid: the canvases that the network gets."""
+    return _by_scale(_as_pixels(assemble(tiles, shuffle, *UNCHANGED)), shuffle)
 
 
-def _tiles(tiles: Mapping[int, Tensor], shuffle: Shuffle) -> dict[int, list[Image.Image]]:
+def tiles_apart(tiles: Mapping[int, Tensor], shuffle: Shuffle) -> Shown:
+    """Tiles that are images of their own, scale^2 of them on a sheet with white between them."""
     shown = {}
     for scale, images in stack(tiles, shuffle, *UNCHANGED).items():
         count = min(len(images) // scale**2, CANVASES)
         pixels = _as_pixels(images[: count * scale**2])
         sheets = pixels.reshape(count, scale, scale, *pixels.shape[1:])
-        shown[scale] = [_enlarge(np.concatenate([_row(row) for row in sheet])) for sheet in sheets]
+        shown[scale] = [Image.fromarray(np.concatenate([_row(row) for row in sheet])) for sheet in sheets]
+    return shown
+
+
+def scattered(tiles: Mapping[int, Tensor], shuffle: Shuffle, places: Places) -> Shown:
+    """Tiles as they are scattered; on every second canvas with their boxes, which the network does not see."""
+    shown = _by_scale(_as_pixels(scatter(tiles, shuffle, places, *UNCHANGED)), shuffle)
+    for scale, boxes in places.boxes.items():
+        for canvas, of_canvas in list(zip(shown[scale], boxes.tolist(), strict=False))[1::2]:
+            draw = ImageDraw.Draw(canvas)
+            for left, top, right, bottom in of_canvas:
+                draw.rectangle((left, top, right - 1, bottom - 1), outline="red")
+    return shown
+
+
+def captions(image_size: int, scales: tuple[int, ...], layout: str) -> dict[int, str]:
+    """scale -> what its canvases are."""
+    side = {scale: f"{image_size // scale} px" for scale in scales}
+    what = {
+        "montage": lambda s: f"scale {s}: {s} x {s} tiles of {side[s]}",
+        "batch": lambda s: f"scale {s}: images of {side[s]}",
+        "scattered": lambda s: f"scale {s}: {s * s} tiles of about {side[s]}",
+    }[layout]
+    return {scale: what(scale) if scale > 1 else f"full-size images of {side[scale]}" for scale in scales}
+
+
+def _by_scale(pixels: np.ndarray, shuffle: Shuffle) -> Shown:
+    shown, start = {}, 0
+    for scale, labels in sorted(shuffle.labels.items()):
+        count = len(labels) // scale**2
+        shown[scale] = [Image.fromarray(pixels[start + i]) for i in range(min(count, CANVASES))]
+        start += count
     return shown
 
 
@@ -84,9 +101,4 @@ def _row(tiles: np.ndarray) -> np.ndarray:
 
 
 def _as_pixels(images: Tensor) -> np.ndarray:
-    return images.round().byte().permute(0, 2, 3, 1).numpy()
-
-
-def _enlarge(pixels: np.ndarray) -> Image.Image:
-    # Nearest, so that a tile's real pixels are seen.
-    return Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    return images.round().byte().permute(0, 2, 3, 1).contiguous().numpy()

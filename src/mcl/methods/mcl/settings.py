@@ -52,10 +52,15 @@ class MclSettings(MethodSettings):
     assignment: Literal["top", "same", "adjacent", "all"] = Field(
         "top", description="Which target scales a tile is pulled to."
     )
-    layout: Literal["montage", "batch"] = Field(
+    layout: Literal["montage", "batch", "scattered"] = Field(
         "montage",
-        description="montage: tiles side by side on canvases; batch: each tile an image of its own, as in multi-crop.",
+        description="montage: tiles side by side on canvases; batch: each tile an image of its own, as in multi-crop; "
+        "scattered: tiles of irregular sizes and places, laid on other images with soft edges.",
     )
+    localise: bool = Field(
+        False, description="Also learn where scattered tiles lie: proposals, and boxes from boxes that are slightly off."
+    )
+    localise_weight: float = Field(1.0, gt=0, description="Weight of what localise adds to the loss.")
     encode: Literal["matched", "exhaustive"] = Field(
         "matched",
         description="matched: compute only what enters the loss; exhaustive: every level of every canvas (the authors' way).",
@@ -95,6 +100,18 @@ class MclSettings(MethodSettings):
             (
                 full and self.assignment != "top",
                 f"target_canvases=full gives no targets for assignment={self.assignment}; use all, or assignment=top",
+            ),
+            (
+                self.localise and (self.layout != "scattered" or self.scales == [1]),
+                "localise: tiles of a grid always lie in the same places; use layout=scattered and more scales than 1",
+            ),
+            (
+                self.localise and not self.has_target,
+                f"localise: not with loss={loss}; use loss=infonce or byol, or localise=false",
+            ),
+            (
+                self.layout == "scattered" and exhaustive,
+                "layout=scattered: encode=exhaustive reads windows of a grid; use encode=matched",
             ),
             (batch and exhaustive, "layout=batch has no canvases to encode exhaustively; use encode=matched"),
             (

@@ -33,9 +33,7 @@ def simsiam_losses(method: Mcl, pieces: Mapping[int, Any], step: int) -> Iterato
         fixed = {view: {s: unit(e.detach()) for s, e in of_view.items()} for view, of_view in embeddings.items()}
         targets, health = everyones([own.label(fixed)])
         with method.autocast():
-            predictions = {
-                view: {s: method.predict(s, e) for s, e in of_view.items()} for view, of_view in embeddings.items()
-            }
+            predictions = {view: method.predict(of_view) for view, of_view in embeddings.items()}
         levels = method.compare(own, predictions, targets)
         yield total_loss(list(levels.values())) / len(pieces), {**health, **level_numbers(levels, method.scales)}
 
@@ -88,7 +86,7 @@ def vicreg_levels(
 def embed(method: Mcl, own: MicroBatch) -> dict[int, dict[int, Tensor]]:
     """view -> scale -> (tiles, E): the online network's embeddings of a micro-batch."""
     with method.autocast():
-        return {view: method.online_embeddings(own.canvases[view], method.layout(own.shuffles[view])) for view in VIEWS}
+        return {view: method.read_online(own, view).embeddings for view in VIEWS}
 
 
 @torch.no_grad()

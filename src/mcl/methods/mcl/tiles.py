@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -11,10 +11,17 @@ from mcl.data.loading.views import Key, ViewSpec
 VIEWS = (1, 2)
 
 
-def tile_specs(scales: Sequence[int], image_size: int, strided: bool) -> tuple[ViewSpec, ...]:
-    """A view of ``image_size / s`` pixels for each view and scale s; ``strided``: augmented at full size."""
+def tile_specs(
+    scales: Sequence[int], image_size: int, strided: bool, side: Callable[[int, int], int] | None = None
+) -> tuple[ViewSpec, ...]:
+    """A view for each view and scale s, of ``image_size / s`` pixels or ``side(image_size, s)``.
+
+    ``strided``: augmented at s times their size.
+    """
     return tuple(
-        ViewSpec((view, scale), image_size // scale, style, stride=scale if strided else 1)
+        ViewSpec(
+            (view, scale), side(image_size, scale) if side else image_size // scale, style, stride=scale if strided else 1
+        )
         for style, view in enumerate(VIEWS)
         for scale in scales
     )

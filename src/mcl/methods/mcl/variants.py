@@ -21,6 +21,8 @@ def variants_of(settings: MclSettings) -> dict[str, MclSettings]:
         MATCHED_ALL: {"encode": "matched", "target_canvases": "all"},
         MATCHED_FULL: {"encode": "matched", "target_canvases": "full"},
     }
+    if settings.layout == "scattered":
+        del changes[EXHAUSTIVE]
     if settings.assignment != "top" or not settings.has_target:
         del changes[MATCHED_FULL]
     return {name: settings.model_copy(update=change) for name, change in changes.items()}
