@@ -30,4 +30,7 @@ def random_batch(images: int, scales, generator: torch.Generator, image_size: in
         for s in scales:
             t = side(image_size, s) if side else image_size // s
             views[view, s] = torch.randint(0, 256, (images, 3, t, t), generator=generator, dtype=torch.uint8)
-    return {"views": views, "index": torch.arange(images), "unreadable": []}
+    crops = {key: torch.rand(images, 5, generator=generator, dtype=torch.float64) for key in views}
+    for cut in crops.values():
+        cut[:, :4] = 0.3 * cut[:, :4] + torch.tensor([0.0, 0, 0.7, 0.7])
+    return {"views": views, "crops": crops, "index": torch.arange(images), "unreadable": []}

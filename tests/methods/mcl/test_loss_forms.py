@@ -233,10 +233,10 @@ def test_what_does_not_go_together_is_refused(method, message):
         MclSettings(**method)
 
 
-@pytest.mark.parametrize("form", [*FORMS, "queue", "labels", "scattered"])
+@pytest.mark.parametrize("form", [*FORMS, "queue", "labels", "scattered", "dense"])
 def test_ways_to_compute_a_form_agree_and_its_cost_is_counted(form):
     scattered = {"layout": "scattered", "localise": True}
-    method = {**FORMS, "queue": {"queue": 16}, "labels": {"labels": True}, "scattered": scattered}[form]
+    method = {**FORMS, "queue": {"queue": 16}, "labels": {"labels": True}, "scattered": scattered, "dense": {"dense_weight": 1}}[form]
     tiny = {
         "batch": 4, "image_size": 32, "model.backbone": "test_resnet", "model.pyramid_channels": 16, "model.hidden": 32,
         "model.embedding": 16, "model.head_convs": 1, "method.scales": [1, 2], "loop.threads": 1,
@@ -244,9 +244,9 @@ def test_ways_to_compute_a_form_agree_and_its_cost_is_counted(form):
     }  # fmt: skip
     settings = from_values(BenchStepSettings, tiny)
     steps = {name: TrainingStep(one, torch.device("cpu")) for name, one in variants_of(settings).items()}
-    assert len(check_same_losses(steps)) == (3 if form in ("simsiam", "vicreg", "scattered") else 4)
+    assert len(check_same_losses(steps)) == (3 if form in ("simsiam", "vicreg", "scattered", "dense") else 4)
     counted = {name: step_flops(one) for name, one in variants_of(settings).items()}
-    assert form == "scattered" or counted["matched/all"]["head"] < counted["exhaustive"]["head"]
+    assert form in ("scattered", "dense") or counted["matched/all"]["head"] < counted["exhaustive"]["head"]
     real = steps["matched/all"]
     assert count_flops(real.method.components(), real.gradients_only) == counted["matched/all"]
     assert ("target" in counted["matched/all"]) == (method.get("loss") not in ("simsiam", "vicreg"))

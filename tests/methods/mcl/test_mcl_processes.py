@@ -32,6 +32,7 @@ CASES = {
     "simsiam": {"loss": "simsiam", "scales": [1, 2]},
     "vicreg": {"loss": "vicreg", "predictor": False, "assignment": "adjacent", "scales": [1, 2, 4]},
     "queue": {"queue": 40, "scales": [1, 2]},
+    "dense": {"dense_weight": 0.7, "scales": [1, 2]},
     "scattered": {"layout": "scattered", "localise": True, "scales": [1, 2]},
     "labels": {"labels": True, "scales": [1, 2]},
 }
@@ -72,11 +73,11 @@ def joint(method: Mcl, step: int) -> MicroBatch:
             pieces = [of_half[layout.slice_of(scale)] for scale in method.scales for of_half in seen]
             canvases[view] = torch.cat(pieces)
         shuffles[view] = Shuffle({s: torch.cat([own.labels(view, s) for own in halves]) for s in method.scales})
-    boxes, jittered = (
+    boxes, jittered, crops = (
         {v: {s: torch.cat([part[v][s] for part in parts]) for s in parts[0][v]} for v in parts[0]}
-        for parts in ([own.boxes for own in halves], [own.jittered for own in halves])
+        for parts in ([getattr(own, name) for own in halves] for name in ("boxes", "jittered", "crops"))
     )
-    return MicroBatch(canvases, shuffles, 0, boxes, jittered)
+    return MicroBatch(canvases, shuffles, 0, boxes, jittered, crops)
 
 
 def joint_batch(method: Mcl, step: int) -> dict:
@@ -105,7 +106,7 @@ def train(case: str, together: bool) -> dict[str, torch.Tensor]:
         loss, numbers = method.loss(batch, step)
         found[f"loss {step}"] = all_reduce_mean(loss.detach())
         for name, value in numbers.items():
-            if name.startswith(("loss/", "spread", "rank", "localise/")):
+            if name.startswith(("loss/", "spread", "rank", "localise/", "dense/")):
                 found[f"{name} {step}"] = all_reduce_mean(value)
         grads = copies_of_gradients(optimizer, method)
         found[f"norm {step}"] = apply_gradients(loss, optimizer, optim.clip_norm, average)

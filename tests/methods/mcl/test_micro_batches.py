@@ -27,6 +27,7 @@ FORMS = {
     "queue": {"queue": 50},
     "labels": {"labels": True},
     "scattered": {"layout": "scattered", "assignment": "same", "localise": True},
+    "dense": {"dense_weight": 0.7},
     "labels byol": {"labels": True, "loss": "byol"},
 }
 
@@ -52,7 +53,7 @@ def _joined(method: Mcl, batch: dict) -> MicroBatch:
     """Canvases and shuffles of one batch whose montages are those of the micro-batches."""
     drawn = [method.draw_micro_batch(piece, 3, number) for number, piece in enumerate(split_batch(batch, PARTS))]
     counts = method.montages(IMAGES // PARTS)
-    canvases, shuffles, boxes, jittered = {}, {}, {}, {}
+    canvases, shuffles, boxes, jittered, crops = {}, {}, {}, {}, {}
     for view in (1, 2):
         pieces = [part.canvases[view].split([counts[s] for s in SCALES]) for part in drawn]
         canvases[view] = torch.cat([piece[i] for i in range(len(SCALES)) for piece in pieces])
@@ -60,7 +61,8 @@ def _joined(method: Mcl, batch: dict) -> MicroBatch:
         for joined, given in ((boxes, [part.boxes for part in drawn]), (jittered, [part.jittered for part in drawn])):
             if given[0]:
                 joined[view] = {s: torch.cat([of_part[view][s] for of_part in given]) for s in SCALES[1:]}
-    return MicroBatch(canvases, shuffles, 0, boxes, jittered)
+        crops[view] = {s: torch.cat([part.crops[view][s] for part in drawn]) for s in SCALES}
+    return MicroBatch(canvases, shuffles, 0, boxes, jittered, crops)
 
 
 @pytest.mark.parametrize("form", FORMS)

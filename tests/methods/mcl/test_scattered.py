@@ -163,17 +163,17 @@ def test_finding_tiles_is_learned():
         pixels //= 4  # noise, dark behind and bright in tiles
         if scale > 1:
             pixels += 150
-    optimizer = torch.optim.AdamW(method.trained.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(method.trained.parameters(), 1e-2)
     rows = []
-    for step in range(60):
-        rows.append({n: float(v) for n, v in update(method, data, step, optimizer, 10.0).items()})
-        method.after_update(step, 60)
-    mean = {n: [sum(row[n] for row in part) / 10 for part in (rows[:10], rows[-10:])] for n in rows[0]}
-    for name in ("objectness", "box", "refined"):
-        assert mean[f"localise/{name}"][1] < 0.9 * mean[f"localise/{name}"][0], (name, mean[f"localise/{name}"])
-    assert mean["localise/recall"][1] > mean["localise/recall"][0] + 0.1, mean["localise/recall"]
-    assert mean["localise/overlap"][1] > mean["localise/overlap_before"][1] + 0.05, mean["localise/overlap"]
-    assert mean["positive_cosine/p5"][1] > mean["positive_cosine/p5"][0]
+    for step in range(30):
+        rows.append({n: float(v) for n, v in update(method, data, 0, optimizer, 10.0).items()})
+        method.after_update(step, 30)
+    first, last = rows[0], rows[-1]
+    for name, share in (("objectness", 0.2), ("box", 0.8), ("refined", 0.5)):
+        assert last[f"localise/{name}"] < share * first[f"localise/{name}"], (name, first, last)
+    assert last["localise/recall"] > first["localise/recall"] + 0.2
+    assert last["localise/overlap"] > last["localise/overlap_before"] + 0.1
+    assert last["positive_cosine/p5"] > first["positive_cosine/p5"] + 0.2
 
 
 @pytest.mark.parametrize(

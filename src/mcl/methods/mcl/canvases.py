@@ -47,7 +47,10 @@ class MclCanvases(MclNetworks):
             else:
                 lay = stack if self.settings.layout == "batch" else assemble
                 canvases[view] = lay(tiles, shuffles[view], *form)
-        return MicroBatch(canvases, shuffles, number, boxes, jittered)
+        crops = {
+            view: {s: batch["crops"][view, s].to(like.device) for s in self.scales} for view in VIEWS if "crops" in batch
+        }
+        return MicroBatch(canvases, shuffles, number, boxes, jittered, crops)
 
     def draw_places(self, images: int, step: int, view: int, number: int = 0) -> Places:
         """Where a view's scattered tiles lie: a function of (seed, step, micro-batch, view, scale)."""

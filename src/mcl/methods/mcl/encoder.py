@@ -62,12 +62,16 @@ class Read:
 class Encoder(nn.Module):
     """Trunk and projector: what is trained, and what the target copies."""
 
-    def __init__(self, trunk: Trunk, hidden: int, embedding: int, last_norm: bool = True) -> None:
+    def __init__(
+        self, trunk: Trunk, hidden: int, embedding: int, last_norm: bool = True, dense: bool = False
+    ) -> None:
         super().__init__()
         self.trunk = trunk
         self.projector = build_projector(trunk.out_channels, hidden, embedding)
         if not last_norm:  # it would settle what VICReg's variance term is there for
             del self.projector[-1]
+        if dense:
+            self.dense_projector = build_projector(trunk.out_channels, hidden, embedding)
 
     def encode_matched(
         self, canvases: Tensor, layout: Layout, scales: Sequence[int], boxes: Mapping[int, Tensor] | None = None
@@ -178,6 +182,14 @@ class Encoder(nn.Module):
         counts = [len(found) for found in cells.values()]
         embedded = self.projector(torch.cat([found.mean(dim=(2, 3)) for found in cells.values()]), counts)
         return Read(dict(maps), cells, dict(zip(cells, embedded.split(counts), strict=True)))
+
+    def project_cells(self, cells: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Cells one by one through the dense projector: scale -> (n, C, w, w) -> (n, E, w, w)."""
+        rows = [found.permute(0, 2, 3, 1).flatten(0, 2) for found in cells.values()]
+        counts, window = [len(row) for row in rows], self.trunk.spec.window
+        projected = self.dense_projector(torch.cat(rows), counts).split(counts)
+        shaped = (row.unflatten(0, (-1, window, window)).permute(0, 3, 1, 2) for row in projected)
+        return dict(zip(cells, shaped, strict=True))
 
     def cells(self, windows: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """Windows through the head: scale -> (n, C, w, w) -> the same shape."""

@@ -17,7 +17,8 @@ from mcl.errors import UserError
 from mcl.methods.base import mean_numbers, split_batch
 from mcl.methods.class_folders import class_of
 from mcl.methods.mcl.canvases import MclCanvases
-from mcl.methods.mcl.encoder import Read
+from mcl.methods.mcl.dense import dense_loss
+from mcl.methods.mcl.encoder import Layout, Read
 from mcl.methods.mcl.loss import LevelLoss, contrast, level_weights, regress, total_loss
 from mcl.methods.mcl.micro_batches import MicroBatch, Targets, everyones, relabelled
 from mcl.methods.mcl.montage import uneven_tiles
@@ -57,7 +58,7 @@ class Mcl(MclCanvases):
     def wanted(cls, settings: MclSettings, views: ViewSettings, image_size: int) -> Wanted:
         side = tile_side if settings.layout == "scattered" else None
         specs = tile_specs(settings.scales, image_size, views.downsample == "stride", side)
-        return Wanted(specs, fields=class_of if settings.labels else None)
+        return Wanted(specs, geometry=settings.dense_weight > 0, fields=class_of if settings.labels else None)
 
     @classmethod
     def example_batch(
@@ -67,6 +68,9 @@ class Mcl(MclCanvases):
         batch = super().example_batch(settings, views, image_size, images, seed, device)
         if settings.labels:
             batch["fields"] = {"class": torch.arange(images, device=device) // 2}
+        if settings.dense_weight:
+            whole = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0], device=device)
+            batch["crops"] = {key: whole.repeat(images, 1) for key in batch["views"]}
         return batch
 
     def backward_passes(self, micro_batches: int) -> int:
@@ -86,10 +90,15 @@ class Mcl(MclCanvases):
         self, pieces: Mapping[int, Mapping[str, Any]], step: int, classes: Tensor | None
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         # Targets of the whole batch first: they need no gradient, and every tile is compared with all of them.
-        drawn, own, only = [], [], len(pieces) == 1
+        drawn, own, dense, only = [], [], {}, len(pieces) == 1
         for number, piece in pieces.items():
             whole = self.draw_micro_batch(piece, step, number)
-            own.append(self.own_targets(whole))
+            reads = self.read_targets(whole)
+            own.append(whole.label({view: read.embeddings for view, read in reads.items()}))
+            if self.settings.dense_weight:
+                with self.autocast():
+                    dense[number] = {view: self.dense_targets(read) for view, read in reads.items()}
+            del reads
             drawn.append(whole if only else replace(whole, canvases={}))  # or all would be in memory at once
         self._fresh, health = everyones(own)
         targets = relabelled(self._fresh, classes)
@@ -99,7 +108,7 @@ class Mcl(MclCanvases):
         for one in drawn:
             whole = one if one.canvases else self.draw_micro_batch(pieces[one.number], step, one.number)
             for views in (VIEWS,) if together else [(view,) for view in VIEWS]:
-                loss, numbers = self.view_losses(whole, targets, views, classes)
+                loss, numbers = self.view_losses(whole, targets, views, classes, dense.get(one.number))
                 yield loss / len(pieces), {**health, **numbers}
 
     def classes_of(self, batch: Mapping[str, Any], step: int) -> Tensor | None:
@@ -121,8 +130,12 @@ class Mcl(MclCanvases):
 
     def own_targets(self, own: MicroBatch) -> dict[int, Targets]:
         """view -> the micro-batch's own target embeddings, labelled by image over all micro-batches."""
+        return own.label({view: read.embeddings for view, read in self.read_targets(own).items()})
+
+    def read_targets(self, own: MicroBatch) -> dict[int, Read]:
+        """view -> what the target network makes of it."""
         with self.autocast():
-            return own.label({view: self.read_target(own, view).embeddings for view in VIEWS})
+            return {view: self.read_target(own, view) for view in VIEWS}
 
     def view_losses(
         self,
@@ -130,6 +143,7 @@ class Mcl(MclCanvases):
         targets: Mapping[int, Targets],
         views: Sequence[int] = VIEWS,
         classes: Tensor | None = None,
+        dense_targets: Mapping[int, Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss of views of the micro-batch, numbers to log).
 
@@ -141,11 +155,14 @@ class Mcl(MclCanvases):
             targets: view -> targets of all micro-batches.
             views: whose tiles.
             classes: of ``classes_of``; the targets are then labelled by class.
+            dense_targets: view -> (images, E, w, w) of the micro-batch's own images.
         """
         with self.autocast():
             reads = {view: self.read_online(own, view) for view in views}
             predictions = {view: self.predict(read.embeddings) for view, read in reads.items()}
             extra = [self.localised(own, view, read) for view, read in reads.items()] if self.settings.localise else []
+            if dense_targets is not None:
+                extra += [self.dense(own, view, read, dense_targets[other_view(view)]) for view, read in reads.items()]
         levels = self.compare(own, predictions, targets, classes)
         loss = total_loss(list(levels.values())) + sum(term for term, _ in extra)
         return loss, {**level_numbers(levels, self.scales), **(mean_numbers([row for _, row in extra]) if extra else {})}
@@ -155,6 +172,17 @@ class Mcl(MclCanvases):
         maps = {scale: found for scale, found in read.maps.items() if scale > 1}
         loss, numbers = self.online["localiser"](self.trunk, maps, own.boxes[view], own.jittered[view])
         return self.settings.localise_weight * loss / len(VIEWS), numbers
+
+    def dense(self, own: MicroBatch, view: int, read: Read, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(weighted loss of one view's cells against those of the other's full-size images; numbers to log)."""
+        rows, target_crops = {}, own.crops[other_view(view)][1]
+        for scale, found in self.dense_predictions(read).items():
+            images = own.shuffles[view].labels[scale].to(targets.device)
+            rows[scale] = dense_loss(found, targets[images], own.crops[view][scale][images], target_crops[images])
+        loss = sum(self.weights[scale] * term for scale, (term, _) in rows.items())
+        numbers = {f"dense/p{Layout.level_of(scale) + 2}": term.detach() for scale, (term, _) in rows.items()}
+        numbers["dense/shared"] = torch.stack([share for _, share in rows.values()]).mean()
+        return self.settings.dense_weight * loss, numbers
 
     def compare(
         self,

@@ -23,6 +23,7 @@ class MicroBatch:
         number: of the micro-batch, from 0 over all processes; all have the same number of images.
         boxes: view -> scale -> (canvases, tiles, 4) in pixels, where tiles do not lie on a grid.
         jittered: the same, boxes that are moved and stretched (localise).
+        crops: view -> scale -> (images, 5), where each image's tile was cut (dense_weight).
     """
 
     canvases: Mapping[int, Tensor | Mapping[int, Tensor]]
@@ -30,6 +31,7 @@ class MicroBatch:
     number: int
     boxes: Mapping[int, Mapping[int, Tensor]] = field(default_factory=dict)
     jittered: Mapping[int, Mapping[int, Tensor]] = field(default_factory=dict)
+    crops: Mapping[int, Mapping[int, Tensor]] = field(default_factory=dict)
 
     def labels(self, view: int, scale: int) -> Tensor:
         """(tiles,) image of each tile, counted over all micro-batches."""

@@ -39,13 +39,15 @@ class MclNetworks(Method):
         self.plain_gradients = settings.encode == "exhaustive"
         if settings.layout == "batch":
             require_small_images(trunk, self.scales)
-        encoder = Encoder(trunk, model.hidden, model.embedding, last_norm=settings.loss != "vicreg")
+        encoder = Encoder(trunk, model.hidden, model.embedding, last_norm=settings.loss != "vicreg", dense=settings.dense_weight > 0)
         self.online = nn.ModuleDict({"encoder": encoder})
         if settings.has_target:
             self.target = make_target(encoder)
         if settings.predictor:
             predictors = {str(s): build_predictor(model.hidden, model.embedding) for s in self.scales}
             self.online["predictors"] = nn.ModuleDict(predictors)
+        if settings.dense_weight:
+            self.online["dense_predictor"] = build_predictor(model.hidden, model.embedding)
         if settings.localise:
             self.online["localiser"] = Localiser(trunk.out_channels, trunk.spec.window)
         if settings.queue:
@@ -113,6 +115,19 @@ class MclNetworks(Method):
             return Read({}, {}, {s: own_windows(e, layout, s) for s, e in everything.items() if s in scales})
         return encoder.read(encoder.maps_matched(seen, layout, scales), own.boxes.get(view))
 
+    @torch.no_grad()
+    def dense_targets(self, read: Read) -> Tensor:
+        """(images, E, w, w): what the target network says of every cell of the full-size images."""
+        return self.target.project_cells({1: read.cells[1]})[1]
+
+    def dense_predictions(self, read: Read) -> dict[int, Tensor]:
+        """scale -> (tiles, E, w, w): the online network's prediction for every cell of every tile."""
+        predict, found = self.online["dense_predictor"], {}
+        for scale, projected in self.online["encoder"].project_cells(read.cells).items():
+            rows = predict(projected.permute(0, 2, 3, 1).flatten(0, 2))
+            found[scale] = rows.unflatten(0, (-1, *projected.shape[2:])).permute(0, 3, 1, 2)
+        return found
+
     def after_update(self, step: int, total_steps: int) -> None:
         if self.settings.has_target:
             momentum = momentum_at(step, total_steps, self.settings.momentum)
@@ -135,6 +150,8 @@ class MclNetworks(Method):
         found = super().components() | {"projector": [self.online["encoder"].projector]}
         if self.settings.predictor:
             found["predictors"] = list(self.online["predictors"].values())
+        if self.settings.dense_weight:
+            found["dense"] = [self.online["encoder"].dense_projector, self.online["dense_predictor"]]
         if self.settings.localise:
             localiser = self.online["localiser"]
             found["localiser"] = [localiser.rpn["head"], localiser.box_pred]
@@ -142,7 +159,7 @@ class MclNetworks(Method):
             trunk, pyramid = self.target.trunk, self.target.trunk.backbone.fpn
             found["target"] = [
                 trunk.backbone.body, *pyramid.inner_blocks, *pyramid.layer_blocks, trunk.roi_heads.box_head,
-                self.target.projector,
+                self.target.projector, *([self.target.dense_projector] if self.settings.dense_weight else []),
             ]  # fmt: skip
         return found
 

@@ -49,6 +49,9 @@ class MclSettings(MethodSettings):
     vicreg_weights: tuple[float, float, float] = Field(
         (25.0, 25.0, 1.0), description="Weights of invariance, variance and covariance in loss vicreg."
     )
+    dense_weight: float = Field(
+        0.0, ge=0, description="Weight of a second loss: a tile's cells against the full-size target's at the same place."
+    )
     assignment: Literal["top", "same", "adjacent", "all"] = Field(
         "top", description="Which target scales a tile is pulled to."
     )
@@ -112,6 +115,14 @@ class MclSettings(MethodSettings):
             (
                 self.layout == "scattered" and exhaustive,
                 "layout=scattered: encode=exhaustive reads windows of a grid; use encode=matched",
+            ),
+            (
+                self.dense_weight > 0 and not self.has_target,
+                f"dense_weight: loss={loss} has no target network; use loss=infonce or byol, or dense_weight=0",
+            ),
+            (
+                self.dense_weight > 0 and (exhaustive or self.layout == "scattered"),
+                "dense_weight: needs encode=matched, and layout=montage or batch; or use dense_weight=0",
             ),
             (batch and exhaustive, "layout=batch has no canvases to encode exhaustively; use encode=matched"),
             (
