@@ -6,16 +6,19 @@
 The positive control is the trunk of the same detector after a long training on thousands of labelled scenes of all
 training objects. A testbed can judge pre-training if the control beats scratch by at least 6 box AP, with scratch
 between 15 and 45 AP. Settings are in yardstick.yaml; a run that is done is not run again, one that was stopped goes on.
+Started several times at once, the processes share the runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,60 +83,70 @@ def cells(plan: dict[str, Any]) -> Iterator[Cell]:
         yield from (tuning[0], teaching, *tuning[1:])
 
 
-def run(cell: Cell, data: Path, runs: Path) -> None:
-    """Run or go on with a cell and write its result."""
-    folder, result = runs / cell.name, RESULTS / f"{cell.name}.json"
-    if not (folder / "summary.json").is_file():
-        runs.mkdir(parents=True, exist_ok=True)
-        config = runs / f"{cell.name}.yaml"
-        config.write_text(yaml.safe_dump(cell.settings))
-        trunk = "none"
-        if cell.start == "control":
-            trunk = str(
-                _trunk_of(runs / f"{cell.testbed}-teacher-0", runs / f"{cell.testbed}-trunk.safetensors")
-            )
-        images, test = data / cell.data, data / cell.test
-        command = [
-            *(sys.executable, "-m", "mcl", "finetune", "--config", str(config), "--recipe", "finetune-demo"),
-            *("--trunk", trunk, "--train", str(_first_scenes(images / "train.json", cell.scenes, runs))),
-            *("--images", str(images), "--val", str(test / "test.json"), "--val_images", str(test)),
-            *(
-                "--seed",
-                str(cell.seed),
-                "--out",
-                str(folder),
-                *(["--resume"] if (folder / "config.yaml").is_file() else []),
-            ),
-        ]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def run_all(todo: list[Cell], data: Path, runs: Path) -> None:
+    """Run what no other process has run or is running, until nothing is left."""
+    runs.mkdir(parents=True, exist_ok=True)
+    while todo:
+        left = [cell for cell in todo if not run(cell, data, runs)]
+        if left == todo:
+            time.sleep(10)  # all that is left runs elsewhere, or waits for such a run
+        todo = left
+
+
+def run(cell: Cell, data: Path, runs: Path) -> bool:
+    """Run or go on with a cell and write its result; false if another process has it or its trunk is not there."""
+    teacher = runs / f"{cell.testbed}-teacher-0"
+    if cell.start == "control" and not (teacher / "summary.json").is_file():
+        return False
+    with (runs / f"{cell.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if not (runs / cell.name / "summary.json").is_file():
+            trunk = str(_trunk_of(teacher)) if cell.start == "control" else "none"
+            _finetune(cell, trunk, data, runs)
+        _collect(cell, runs / cell.name)
+    return True
+
+
+def _finetune(cell: Cell, trunk: str, data: Path, runs: Path) -> None:
+    config, folder = runs / f"{cell.name}.yaml", runs / cell.name
+    config.write_text(yaml.safe_dump(cell.settings))
+    images, test = data / cell.data, data / cell.test
+    command = [
+        *(sys.executable, "-m", "mcl", "finetune", "--config", str(config), "--recipe", "finetune-demo"),
+        *("--trunk", trunk, "--train", str(_first_scenes(images / "train.json", cell, runs))),
+        *("--images", str(images), "--val", str(test / "test.json"), "--val_images", str(test)),
+        *("--seed", str(cell.seed), "--out", str(folder)),
+        *(["--resume"] if (folder / "config.yaml").is_file() else []),
+    ]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def _collect(cell: Cell, folder: Path) -> None:
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    summary = json.loads((folder / "summary.json").read_text())
-    content = {
-        "run": cell.name,
-        "testbed": cell.testbed,
-        "start": cell.start,
-        "seed": cell.seed,
-        "data": cell.data,
-        "settings": {key: config[key] for key in (*SETTINGS, "optim", "detector", "views") if key in config},
-        "summary": summary,
-    }
-    content["settings"] |= {key: Path(content["settings"][key]).name for key in ("trunk", "train")}
+    kept = {key: config[key] for key in (*SETTINGS, "optim", "detector", "views") if key in config}
+    kept |= {key: Path(kept[key]).name for key in ("trunk", "train")}
+    content = {key: getattr(cell, key) for key in ("testbed", "start", "seed", "data", "test", "scenes")}
+    content |= {"settings": kept, "summary": json.loads((folder / "summary.json").read_text())}
     RESULTS.mkdir(parents=True, exist_ok=True)
-    result.write_text(json.dumps(content, indent=1) + "\n")
+    (RESULTS / f"{cell.name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _trunk_of(folder: Path, file: Path) -> Path:
+def _trunk_of(folder: Path) -> Path:
     """Backbone, pyramid and head convolutions of a fine-tuned detector, as a trunk file."""
     from mcl.detect.saved import load_detector
     from mcl.interop.writing.exported import PARTS, TrunkSource
     from mcl.interop.writing.safetensors_format import write_safetensors
     from mcl.nn.trunk import Trunk
 
+    file = folder / "trunk-of-detector.safetensors"
     if not file.is_file():
         detector, plan = load_detector(folder)
         trunk, state = Trunk(plan.spec), detector.state_dict()
         trunk.load_state_dict({name: state[name] for name in trunk.state_dict()})
-        partial = file.with_suffix(".partial")
+        partial = file.with_suffix(f".{os.getpid()}")
         write_safetensors(
             TrunkSource(trunk.eval(), {"recipe": f"detector {folder.name}"}, PARTS[-1], folder), partial
         )
@@ -141,14 +154,14 @@ def _trunk_of(folder: Path, file: Path) -> Path:
     return file
 
 
-def _first_scenes(train: Path, count: int | None, runs: Path) -> Path:
-    if count is None:
+def _first_scenes(train: Path, cell: Cell, runs: Path) -> Path:
+    if cell.scenes is None:
         return train
     content = json.loads(train.read_text())
-    content["images"] = content["images"][:count]
+    content["images"] = content["images"][: cell.scenes]
     kept = {image["id"] for image in content["images"]}
     content["annotations"] = [item for item in content["annotations"] if item["image_id"] in kept]
-    file = runs / f"{train.parent.name}-train-{count}.json"
+    file = runs / f"{cell.name}-train.json"
     file.write_text(json.dumps(content))
     return file
 
@@ -229,9 +242,8 @@ def main() -> None:
     if options.command == "table":
         print(table())
         return
-    for cell in cells(yaml.safe_load(PLAN.read_text())):
-        if options.only in (None, cell.testbed):
-            run(cell, options.data, options.runs)
+    plan = cells(yaml.safe_load(PLAN.read_text()))
+    run_all([cell for cell in plan if options.only in (None, cell.testbed)], options.data, options.runs)
 
 
 if __name__ == "__main__":

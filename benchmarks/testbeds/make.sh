@@ -25,8 +25,7 @@ compose() {  # OUT SETTING...
 stamps() {  # OUT SETTING...
     out=$1
     shift
-    compose "$out" --cutouts /usr/share/tuxpaint/stamps --class_map stamps \
-        --include mammal,fruit,flower,sign,ball "$@"
+    compose "$out" --cutouts /usr/share/tuxpaint/stamps --class_map "$HERE/stamps.yaml" "$@"
 }
 
 clipart() {  # OUT SETTING...
@@ -42,7 +41,7 @@ for testbed in "$@"; do
     case $testbed in
     stamps)
         if missing stamps; then
-            stamps stamps --labelled_fraction 0.5 --unlabeled_classes '*' --train_scenes 1000 \
+            stamps stamps --labelled_fraction 0.5 --train_scenes 1000 \
                 --unlabeled_objects 4000 --unlabeled_scenes 4000
         fi
         if missing stamps-control; then stamps stamps-control $CONTROL; fi

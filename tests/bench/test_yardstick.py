@@ -84,18 +84,47 @@ def test_no_results_are_an_error(tmp_path):
         yardstick.table(tmp_path)
 
 
+def a_cell(start, scenes=None):
+    return yardstick.Cell("bed", start, 0, "set", "set", {}, scenes)
+
+
 def test_first_scenes_keep_their_annotations(tmp_path):
     content = {
         "images": [{"id": i} for i in (3, 5, 9)],
         "annotations": [{"image_id": i} for i in (9, 5, 3, 3)],
     }
-    (tmp_path / "set").mkdir()
-    train = tmp_path / "set/train.json"
+    train = tmp_path / "train.json"
     train.write_text(json.dumps(content))
-    first = json.loads(yardstick._first_scenes(train, 2, tmp_path).read_text())
+    first = json.loads(yardstick._first_scenes(train, a_cell("scratch", 2), tmp_path).read_text())
     assert [image["id"] for image in first["images"]] == [3, 5]
     assert [item["image_id"] for item in first["annotations"]] == [5, 3, 3]
-    assert yardstick._first_scenes(train, None, tmp_path) == train
+    assert yardstick._first_scenes(train, a_cell("scratch"), tmp_path) == train
+
+
+def test_processes_share_the_runs(tmp_path, monkeypatch):
+    """One cell is another process's, the control waits for its trunk, and what is done is only collected."""
+    ran = []
+
+    def finetune(cell, trunk, data, runs):
+        ran.append((cell.name, trunk))
+        done(cell.name)
+
+    def done(name):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text("{}")
+        (tmp_path / name / "config.yaml").write_text("{trunk: a/b, train: c/train.json, optim: {lr: 1}}")
+
+    monkeypatch.setattr(yardstick, "_finetune", finetune)
+    monkeypatch.setattr(yardstick, "_trunk_of", lambda folder: folder / "trunk")
+    monkeypatch.setattr(yardstick, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(yardstick.time, "sleep", lambda _: (lock.close(), done("bed-teacher-0")))
+    lock = (tmp_path / "bed-teacher-0.lock").open("w")
+    yardstick.fcntl.flock(lock, yardstick.fcntl.LOCK_EX)
+    yardstick.run_all([a_cell("teacher"), a_cell("control"), a_cell("scratch")], tmp_path, tmp_path)
+    assert ran == [("bed-scratch-0", "none"), ("bed-control-0", str(tmp_path / "bed-teacher-0/trunk"))]
+    result = json.loads((tmp_path / "results/bed-teacher-0.json").read_text())
+    assert result["settings"] == {"trunk": "b", "train": "train.json", "optim": {"lr": 1}}
+    assert len(list((tmp_path / "results").iterdir())) == 3
 
 
 def test_carving(tmp_path):

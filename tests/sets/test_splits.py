@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from mcl.sets.cutouts import Source, cutout_at
 from mcl.sets.distinct import Findings
 from mcl.sets.find import Found, find_sources
 from mcl.sets.pool import mapper
-from mcl.sets.shrunk import ShrunkFile
+from mcl.sets.shrunk import shrunk_pictures
 from mcl.sets.splits import split_sources
 from sets.sources import SMALL, draw_cutout, settings
 
@@ -96,24 +98,22 @@ def test_validation_scenes_are_written(folders, tmp_path):
     assert not (tmp_path / "out/val.json").exists() and not (tmp_path / "out/images/val").exists()
 
 
+@contextmanager
 def prepared(folders, tmp_path, **changes):
     findings, chosen = Findings(), settings(folders, tmp_path / "x", **changes)
-    shrunk = ShrunkFile(tmp_path / "shrunk")
-    with mapper(1) as run:
-        return find_sources(chosen, source_sides(chosen), shrunk, run, findings), findings, shrunk
+    with shrunk_pictures(tmp_path / "shrunk", 1) as shrunk, mapper(1) as run:
+        yield find_sources(chosen, source_sides(chosen), shrunk, run, findings), findings
 
 
 def test_more_cutouts_for_unlabeled_images(folders, tmp_path):
     for i in range(3):
         draw_cutout(tmp_path / "more/any/where" / f"m{i}.png", (10, 80 * i, 250 - 80 * i, 255), sides=6)
     shutil.copy(folders / "cutouts/ball/deep er/b0.png", tmp_path / "more")
-    sources, findings, _ = prepared(
-        folders, tmp_path, include=["ball"], unlabeled_classes=["ra*"], unlabeled_cutouts=tmp_path / "more"
-    )
-    assert list(sources.cutouts) == ["ball"] and list(sources.extra) == ["rare", str(tmp_path / "more")]
-    assert [source.name for source in sources.extra[str(tmp_path / "more")]] == [
-        f"any/where/m{i}.png" for i in range(3)
-    ]
+    changes = {"include": ["ball"], "unlabeled_classes": ["ra*"], "unlabeled_cutouts": tmp_path / "more"}
+    with prepared(folders, tmp_path, **changes) as (sources, findings):
+        assert list(sources.cutouts) == ["ball"] and list(sources.extra) == ["rare", str(tmp_path / "more")]
+        more = [source.name for source in sources.extra[str(tmp_path / "more")]]
+    assert more == [f"any/where/m{i}.png" for i in range(3)]
     assert "copy of ball/deep er/b0.png" in findings.skipped[str(tmp_path / "more/b0.png")], (
         "it may be a test's"
     )
@@ -130,7 +130,8 @@ def test_a_linked_file_is_opened_once(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "mcl.sets.find.cutout_at", lambda path, side: opened.append(path) or cutout_at(path, side)
     )
-    _, findings, _ = prepared(folders, tmp_path, cutouts=tmp_path / "cutouts")
+    with prepared(folders, tmp_path, cutouts=tmp_path / "cutouts") as (_, findings):
+        pass
     for name in ("z-soft.png", "z-hard.png"):
         assert findings.skipped[str(tmp_path / "cutouts/tent" / name)] == "link to tent/t0.png"
         assert tmp_path / "cutouts/tent" / name not in opened
@@ -195,27 +196,30 @@ def test_links_are_followed_when_asked_for(tmp_path):
 
 
 def test_shrunk_pictures_are_those_of_the_files(folders, tmp_path):
-    sources, _, shrunk = prepared(folders, tmp_path)
-    for source in (*sources.cutouts["tent"], *sources.photos):
-        plain = Source(source.name, source.path)
-        for side in (source_sides(settings(folders, tmp_path / "x")),):
-            read = [
-                of.cutout(side[0]) if source in sources.cutouts["tent"] else of.photo(side[1])
-                for of in (source, plain)
-            ]
-        assert source.stored and read[0].mode == read[1].mode and read[0].tobytes() == read[1].tobytes()
-    size = shrunk.path.stat().st_size
-    assert size == shrunk.written > 0
-    shrunk.close()
-    assert not shrunk.path.exists()
+    cutout_side, photo_side = source_sides(settings(folders, tmp_path / "x"))
+    with prepared(folders, tmp_path) as (sources, _):
+        for source in sources.cutouts["tent"]:
+            same(source, lambda picture: picture.cutout(cutout_side))
+        for source in sources.photos:
+            same(source, lambda picture: picture.photo(photo_side))
 
 
-def test_shrunk_file_is_bounded(tmp_path):
-    shrunk = ShrunkFile(tmp_path / "shrunk", most_bytes=10)
-    kept = shrunk.add("RGB", (1, 2), b"abcdef")
-    assert shrunk.add("RGBA", (1, 2), b"12345678") is None, "such a picture is decoded from its file"
-    small = shrunk.add("RGBA", (1, 1), b"wxyz")
-    assert kept.read().tobytes() == b"abcdef" and small.read().getpixel((0, 0)) == tuple(b"wxyz")
+def same(source, draw):
+    kept, fresh = draw(source), draw(Source(source.name, source.path))
+    assert source.stored and kept.mode == fresh.mode and kept.tobytes() == fresh.tobytes()
+
+
+def test_shrunk_files_are_bounded_and_removed(tmp_path):
+    with shrunk_pictures(tmp_path / "shrunk", 1) as ample:
+        shrunk = replace(ample, most_bytes=10)
+        two, one = Image.frombytes("RGB", (1, 2), b"abcdef"), Image.frombytes("RGBA", (1, 1), b"wxyz")
+        kept = shrunk.add(two)
+        assert shrunk.add(two) is None, "such a picture is decoded from its file"
+        small = shrunk.add(one)
+        assert kept.read().tobytes() == b"abcdef" and small.read().getpixel((0, 0)) == tuple(b"wxyz")
+    assert not (tmp_path / "shrunk").exists()
+    with shrunk_pictures(tmp_path / "shrunk", 1) as shrunk:
+        assert shrunk.add(one).read().tobytes() == b"wxyz", "nothing is left of the files before"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from mcl.sets.find import find_sources
 from mcl.sets.folders import prepare_output, publish
 from mcl.sets.generate import write_set
 from mcl.sets.pool import mapper
-from mcl.sets.shrunk import ShrunkFile
+from mcl.sets.shrunk import shrunk_pictures
 from mcl.sets.splits import Splits, split_sources
 from mcl.sets.trees import deepforest_data, read_photos, write_trees
 
@@ -56,7 +56,7 @@ def data_compose(settings: DataComposeSettings) -> dict[str, Any]:
                 f"--out {settings.out}: lies in --{flag} {folder}, so the next run would compose from it"
             )
     findings = Findings()
-    with _output(settings) as stage, closing(ShrunkFile(stage / "shrunk.raw")) as shrunk:
+    with _output(settings) as stage, shrunk_pictures(stage / "shrunk", settings.workers) as shrunk:
         with mapper(settings.workers) as run:
             found = find_sources(settings, source_sides(settings), shrunk, run, findings)
         splits = split_sources(found, settings, findings)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mcl.data.loading.decode import UnreadableImage
 from mcl.sets.cutouts import Source
-from mcl.sets.shrunk import ShrunkFile
+from mcl.sets.shrunk import Shrunk, Stored
 
 THUMBNAIL = 12  # pixels; pictures are compared at this size
 SAME_PICTURE = 3.0  # mean difference of thumbnails in grey levels; re-saved and rescaled copies stay below 2
@@ -70,15 +70,13 @@ class Thumbnails:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What a worker sends of a picture: pixels at the size that is needed, and a thumbnail."""
+    """What a worker sends of a picture: a thumbnail, and where it has put the pixels."""
 
-    mode: str
-    size: tuple[int, int]
-    pixels: bytes
     thumbnail: bytes
+    stored: Stored | None
 
 
-def _prepare(read: Callable[[Path], Image.Image], path: Path) -> _Prepared | str:
+def _prepare(read: Callable[[Path], Image.Image], shrunk: Shrunk, path: Path) -> _Prepared | str:
     """The picture, or why it cannot be used."""
     try:
         picture = read(path)
@@ -86,7 +84,7 @@ def _prepare(read: Callable[[Path], Image.Image], path: Path) -> _Prepared | str
         return str(error)
     # Premultiplied: colours that cannot be seen do not count.
     small = picture.convert("RGBA").convert("RGBa").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    return _Prepared(picture.mode, picture.size, picture.tobytes(), small.tobytes())
+    return _Prepared(small.tobytes(), shrunk.add(picture))
 
 
 def distinct(
@@ -94,7 +92,7 @@ def distinct(
     root: Path,
     read: Callable[[Path], Image.Image],
     seen: Thumbnails,
-    shrunk: ShrunkFile,
+    shrunk: Shrunk,
     run: Callable[..., Iterator[Any]],
     findings: Findings,
 ) -> list[Source]:
@@ -105,20 +103,19 @@ def distinct(
         root: what their names are relative to.
         read: gives the picture at the size that composing needs, or raises ``UnreadableImage``.
         seen: gets those kept.
-        shrunk: gets the pixels of those kept.
+        shrunk: gets the pixels.
         run: a ``map``, maybe over worker processes.
         findings: gets those left out.
     """
     kept, paths = [], _files(paths, root, seen, findings)
-    for path, prepared in zip(paths, run(partial(_prepare, read), paths), strict=True):
+    for path, prepared in zip(paths, run(partial(_prepare, read, shrunk), paths), strict=True):
         name = path.relative_to(root).as_posix()
         if isinstance(prepared, str):
             findings.skipped[str(path)] = prepared
             continue
         original = seen.copy_of(name, prepared.thumbnail)
         if original is None:
-            stored = shrunk.add(prepared.mode, prepared.size, prepared.pixels)
-            kept.append(Source(name, path, stored=stored))
+            kept.append(Source(name, path, stored=prepared.stored))
         else:
             findings.skipped[str(path)] = f"copy of {original}"
     return kept

@@ -13,7 +13,7 @@ from mcl.errors import UserError
 from mcl.sets.classes import choose_classes, find_classes, other_classes, walk_images
 from mcl.sets.cutouts import Source, cutout_at, photo_at
 from mcl.sets.distinct import Findings, Thumbnails, distinct, without_mirrors
-from mcl.sets.shrunk import ShrunkFile
+from mcl.sets.shrunk import Shrunk
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Found:
 def find_sources(
     settings: DataComposeSettings,
     sides: tuple[int, int],
-    shrunk: ShrunkFile,
+    shrunk: Shrunk,
     run: Callable[..., Iterator[Any]],
     findings: Findings,
 ) -> Found:

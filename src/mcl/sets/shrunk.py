@@ -1,4 +1,4 @@
-"""Pictures at the size that composing needs, one after another in a temporary file that all workers map.
+"""Pictures at the size that composing needs, one after another in temporary files that all workers map.
 
 Each cut-out and photo is decoded once, not once a worker and again whenever a worker's memory of it has run out.
 """
@@ -6,13 +6,18 @@ Each cut-out and photo is decoded once, not once a worker and again whenever a w
 from __future__ import annotations
 
 import mmap
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from io import FileIO
 from pathlib import Path
 
 from PIL import Image
 
-MOST_BYTES = 4 * 2**30  # of the file; pictures beyond it are decoded whenever they are drawn
+MOST_BYTES = 4 * 2**30  # of all files; pictures beyond it are decoded whenever they are drawn
 
 
 @dataclass(frozen=True)
@@ -38,35 +43,49 @@ class Stored:
         return Image.frombuffer(self.mode, self.size, pixels, "raw", self.mode, 0, 1)
 
 
-class ShrunkFile:
-    """Writes the file; one process does, and pictures are read when all have been added.
+@dataclass(frozen=True)
+class Shrunk:
+    """Temporary files of pictures: each process appends to its own, and all read from all.
 
-    Args:
-        path: file to make.
-        most_bytes: the file does not grow beyond this.
+    Pictures are read when all have been added.
+
+    Attributes:
+        folder: gets the files.
+        most_bytes: a process's file does not grow beyond this.
     """
 
-    def __init__(self, path: Path, most_bytes: int = MOST_BYTES) -> None:
-        self.path, self.most_bytes, self.written = path, most_bytes, 0
-        self._file = path.open("xb", buffering=0)
+    folder: Path
+    most_bytes: int
 
-    def add(self, mode: str, size: tuple[int, int], pixels: bytes) -> Stored | None:
+    def add(self, picture: Image.Image) -> Stored | None:
         """Append a picture's pixels; ``None`` if there is no room."""
-        if self.written + len(pixels) > self.most_bytes:
+        path = self.folder / f"{os.getpid()}.raw"
+        file = _opened(path)
+        offset, pixels = file.tell(), picture.tobytes()
+        if offset + len(pixels) > self.most_bytes:
             return None
-        stored = Stored(self.path, self.written, mode, size)
-        self._file.write(pixels)
-        self.written += len(pixels)
-        return stored
+        file.write(pixels)
+        return Stored(path, offset, picture.mode, picture.size)
 
-    def close(self) -> None:
-        """Delete the file. Nothing may be read from it any more."""
-        self._file.close()
+
+@contextmanager
+def shrunk_pictures(folder: Path, workers: int) -> Iterator[Shrunk]:
+    """Temporary files below ``folder`` for ``workers`` processes; removed at the end."""
+    folder.mkdir()
+    try:
+        yield Shrunk(folder, MOST_BYTES // workers)
+    finally:
+        _opened.cache_clear()
         _mapped.cache_clear()
-        self.path.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
+def _opened(path: Path) -> FileIO:
+    return path.open("xb", buffering=0)
+
+
+@cache
 def _mapped(path: Path) -> mmap.mmap:
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
