@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from mcl.config.method import MethodSettings
 from mcl.config.pretrain import ModelSettings, ViewSettings
-from mcl.data.loading.views import Wanted, collate_views
+from mcl.data.computed import Survey
+from mcl.data.loading.views import Fields, Wanted, collate_views
+from mcl.data.sources.pictures import Picture
 from mcl.methods.pixels import normalise
 from mcl.methods.views_picture import draw_views
 from mcl.nn.trunk import Trunk
@@ -46,6 +48,28 @@ class Method(nn.Module):
         self.precision, self.channels_last = precision, channels_last
 
     # What it wants of the data.
+
+    @classmethod
+    def settle(cls, settings: MethodSettings, pictures: Sequence[Picture]) -> MethodSettings:
+        """Settings with what the names of a run's pictures decide, such as its classes; before anything is built.
+
+        What comes back stands in config.yaml, and a resumed run must have the same.
+
+        Raises:
+            UserError: the pictures lack what the method needs.
+        """
+        return settings
+
+    @classmethod
+    def fields(cls, settings: MethodSettings, survey: Survey) -> Fields | None:
+        """What each picture adds to a batch; it may be computed here, once, for every picture (``survey.of_each``).
+
+        Called when everything else is known to be right, on rank 0 first: the other processes find what is kept.
+
+        Args:
+            settings: as ``settle`` gave them.
+        """
+        return None
 
     @classmethod
     @abstractmethod

@@ -28,6 +28,7 @@ METHODS: dict[str, Entry] = {
     "byol": Entry("mcl.methods.byol", "ByolSettings", "Byol"),
     "densecl": Entry("mcl.methods.densecl", "DenseClSettings", "DenseCl"),
     "simsiam": Entry("mcl.methods.simsiam", "SimSiamSettings", "SimSiam"),
+    "supervised": Entry("mcl.methods.supervised", "SupervisedSettings", "Supervised"),
 }
 
 

@@ -1,0 +1,56 @@
+"""Labels from folders: a picture's class is the folder that it lies in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePath
+
+from mcl.data.sources.pictures import Picture
+from mcl.errors import UserError, did_you_mean, printable
+
+
+def class_of(picture: Picture) -> str:
+    """Name of the folder that a picture lies in (in a shard: inside of it); empty if there is none."""
+    parts = PurePath(str(picture)).parts
+    return "" if len(parts) < 2 or parts[-2].endswith(".tar") else parts[-2]
+
+
+def class_names(pictures: Sequence[Picture], known: Sequence[str] = ()) -> list[str]:
+    """The classes of pictures, sorted; or those that are known, in their order.
+
+    Raises:
+        UserError: a picture lies in no folder, in one that is not known, or all in one folder.
+    """
+    first: dict[str, Picture] = {}
+    for picture in pictures:
+        first.setdefault(class_of(picture), picture)
+    if "" in first:
+        raise UserError(f"--data: {printable(str(first['']))} lies in no class folder (give CLASS/picture.jpg ...)")
+    if known:
+        if other := next((name for name in first if name not in set(known)), None):
+            raise UserError(
+                f"--data: {printable(str(first[other]))} is of class {printable(other)!r}, which --method.classes "
+                f"does not have{did_you_mean(other, known)}"
+            )
+        return list(known)
+    if len(first) < 2:
+        raise UserError(
+            f"--data: all images lie in one folder, {printable(next(iter(first)))!r}; labels need a folder for each class"
+        )
+    return sorted(first)
+
+
+@dataclass(frozen=True)
+class ClassLabel:
+    """(picture, number) -> ``{"label": its class's place among ``classes``}``."""
+
+    classes: tuple[str, ...]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.classes)}
+
+    def __call__(self, picture: Picture, number: int) -> dict[str, int]:
+        return {"label": self._places[class_of(picture)]}
