@@ -29,6 +29,7 @@ METHODS: dict[str, Entry] = {
     "densecl": Entry("mcl.methods.densecl", "DenseClSettings", "DenseCl"),
     "simsiam": Entry("mcl.methods.simsiam", "SimSiamSettings", "SimSiam"),
     "supervised": Entry("mcl.methods.supervised", "SupervisedSettings", "Supervised"),
+    "swav": Entry("mcl.methods.swav", "SwavSettings", "Swav"),
 }
 
 
