@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing.connection import wait as wait_for_end
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,7 +126,9 @@ class Survey:
             yield from (_write_part(*task) for task in tasks)
             return
         # "spawn": forking a process that already runs torch's threads can hang.
-        pool, running = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent), set()
+        context = multiprocessing.get_context("spawn")
+        stop = context.Event()
+        pool, running = ProcessPoolExecutor(workers, context, _begin_worker, (stop,)), set()
         try:
             while True:
                 # One more than can run: of a million pictures the others are not pickled yet.
@@ -135,6 +138,7 @@ class Survey:
                 ended, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in ended)
         finally:
+            stop.set()  # or parts that have begun would be waited for
             pool.shutdown(cancel_futures=True)
 
 
@@ -207,7 +211,12 @@ def _begin(folder: Path, about: dict[str, Any]) -> None:
 def _write_part(
     kept: Computed, part: int, pictures: Sequence[Picture], compute: Compute, max_pixels: int | None
 ) -> int:
-    kept.write(part, [_result(picture, compute, max_pixels) for picture in pictures])
+    rows = []
+    for picture in pictures:
+        if _stop is not None and _stop.is_set():
+            raise InterruptedError
+        rows.append(_result(picture, compute, max_pixels))
+    kept.write(part, rows)
     return part
 
 
@@ -220,8 +229,13 @@ def _result(picture: Picture, compute: Compute, max_pixels: int | None) -> bytes
     return compute(image)
 
 
-def _end_with_parent() -> None:
+_stop: Event | None = None  # in a process that computes: set when it should not go on
+
+
+def _begin_worker(stop: Event) -> None:
     """Signals are the parent's business, and this process ends when the parent does, however that ends."""
+    global _stop
+    _stop = stop
     for number in STOPPING:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)

@@ -88,7 +88,7 @@ class Method(nn.Module):
     ) -> dict[str, Any]:  # fmt: skip
         """A batch as the loader gives it, of random pixels, for ``mcl bench`` and ``mcl doctor``.
 
-        A method that wants ``geometry`` or ``fields`` adds them.
+        A method whose pictures have ``fields`` adds them.
         """
         generator = generator_for(STREAM_VIEWS, seed)
 
@@ -98,8 +98,11 @@ class Method(nn.Module):
                 return torch.empty(shape, dtype=torch.uint8, device=device)
             return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
 
-        made = {spec.key: pixels(spec.size) for spec in cls.wanted(settings, views, image_size).views}
-        return {"views": made, "index": torch.arange(images), "unreadable": []}
+        wanted = cls.wanted(settings, views, image_size)
+        batch = {"views": {spec.key: pixels(spec.size) for spec in wanted.views}, "index": torch.arange(images), "unreadable": []}
+        if wanted.geometry:
+            batch["crops"] = {spec.key: random_crops(images, generator).to(device) for spec in wanted.views}
+        return batch
 
     # What it trains.
 
@@ -194,6 +197,14 @@ class Method(nn.Module):
         if self.precision != "bf16" or device == "meta":
             return nullcontext()
         return torch.autocast(device, torch.bfloat16)
+
+
+def random_crops(images: int, generator: torch.Generator) -> Tensor:
+    """(images, 5): crops as ``batch["crops"]`` has them, of half the image's width and height and more."""
+    sides = 0.5 + 0.5 * torch.rand(images, 2, generator=generator)
+    first = (1 - sides) * torch.rand(images, 2, generator=generator)
+    flips = torch.randint(0, 2, (images, 1), generator=generator).float()
+    return torch.cat([first, first + sides, flips], dim=1)
 
 
 def mean_numbers(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ METHODS: dict[str, Entry] = {
     "simsiam": Entry("mcl.methods.simsiam", "SimSiamSettings", "SimSiam"),
     "supervised": Entry("mcl.methods.supervised", "SupervisedSettings", "Supervised"),
     "swav": Entry("mcl.methods.swav", "SwavSettings", "Swav"),
+    "detconb": Entry("mcl.methods.detconb", "DetConBSettings", "DetConB"),
 }
 
 
