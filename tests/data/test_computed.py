@@ -139,7 +139,7 @@ from mcl.data.sources.find import find_images
 from mcl.errors import UserError
 if __name__ == "__main__":
     try:
-        Survey(find_images({data!r}), __import__("pathlib").Path({cache!r}), 2).of_each("corners", Corner(wait=0.01))
+        Survey(find_images({data!r}), __import__("pathlib").Path({cache!r}), 2).of_each("corners", Corner(wait=0.004))
     except UserError as error:
         print(error)
         raise SystemExit(error.exit_code)
@@ -167,7 +167,7 @@ def test_a_kill_loses_no_finished_part_and_leaves_nobody_behind(tmp_path, number
         time.sleep(0.05)
     found = [np.load(part) for part in cache.glob("computed/*/part-*.npy")]
     assert done and len(found) < 3 and all(len(part) > 8 * (PART + 1) for part in found)
-    kept = Survey(find_images(data), cache).of_each("corners", Corner(wait=0.01))
+    kept = Survey(find_images(data), cache).of_each("corners", Corner(wait=0.004))
     assert isinstance(kept, Computed) and set(kept) == {kept[0]} and kept[0]
 
 

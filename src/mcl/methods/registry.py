@@ -30,6 +30,7 @@ METHODS: dict[str, Entry] = {
     "simsiam": Entry("mcl.methods.simsiam", "SimSiamSettings", "SimSiam"),
     "supervised": Entry("mcl.methods.supervised", "SupervisedSettings", "Supervised"),
     "swav": Entry("mcl.methods.swav", "SwavSettings", "Swav"),
+    "soco": Entry("mcl.methods.soco", "SocoSettings", "Soco"),
     "detconb": Entry("mcl.methods.detconb", "DetConBSettings", "DetConB"),
 }
 
