@@ -69,6 +69,7 @@ def test_every_picture_has_its_result_and_the_next_run_finds_them(pictures, tmp_
     said: list[str] = []
     kept = Survey(pictures, tmp_path, workers, say=said.append).of_each("corners", Corner())
     assert [kept[i] for i in range(PICTURES)] == [expected(p, Corner()) for p in pictures] and kept[130] == b""
+    assert kept.lengths().tolist() == [len(row) for row in kept]
     assert len(said) == 1 and said[0].startswith(f"corners of {PICTURES} images computed in")
     again = Survey(pictures, tmp_path, workers, say=said.append).of_each("corners", Corner())
     assert len(said) == 1 and list(again) == list(kept)

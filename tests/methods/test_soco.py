@@ -133,7 +133,7 @@ def test_an_opencv_without_selective_search_is_said(monkeypatch):
 
 @pytest.mark.parametrize("parts", PARTS)
 def test_the_loss_falls_without_a_collapse(parts):
-    fall, numbers, step = learn(recipe("soco", parts, batch=16, **SMALL), steps=25)
-    assert fall > 0.5 and numbers["spread"] > 0.1 and numbers["rank"] > 2
+    fall, numbers, step = learn(recipe("soco", parts, batch=16, **SMALL), steps=12)
+    assert fall > 0.3 and numbers["spread"] > 0.1 and numbers["rank"] > 2
     if parts != "backbone":
         assert sum(numbers[f"objects/p{level}"] for level in range(2, 6)) == pytest.approx(1) and numbers["objects/p2"] > 0

@@ -158,12 +158,19 @@ class Computed(Sequence[bytes]):
         if not 0 <= number < self.images:
             raise IndexError(f"picture {number} of {self.images}")
         part, row = divmod(number, PART)
+        ends, content = self._rows(part)
+        return content[ends[row] : ends[row + 1]].tobytes()
+
+    def lengths(self) -> np.ndarray:
+        """(images,) bytes of each result."""
+        return np.concatenate([np.diff(self._rows(part)[0]) for part in range(-(-self.images // PART))])
+
+    def _rows(self, part: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where rows begin and end, and their bytes."""
         if part not in self._open:
             self._open[part] = np.load(self.path(part), mmap_mode="r", allow_pickle=False)
-        content, count = self._open[part], len(self.of_part(part))
-        start, stop = content[row * 8 : row * 8 + 16].view(OFFSET).tolist()
-        head = 8 * (count + 1)
-        return content[head + start : head + stop].tobytes()
+        head = OFFSET.itemsize * (len(self.of_part(part)) + 1)
+        return self._open[part][:head].view(OFFSET), self._open[part][head:]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}

@@ -21,7 +21,7 @@ from mcl.methods.regions import uniform
 from mcl.methods.soco.boxes import JITTERS, choose, in_view, jitter
 from mcl.methods.soco.objects import ObjectFeatures
 from mcl.methods.soco.picture import outlined
-from mcl.methods.soco.proposals import MOST, Proposals, SelectiveSearch, require_selective_search
+from mcl.methods.soco.proposals import BYTES, MOST, Proposals, SelectiveSearch, require_selective_search
 from mcl.methods.soco.settings import SocoSettings
 from mcl.methods.views_picture import draw_views
 from mcl.nn.momentum import momentum_at, move_target
@@ -50,7 +50,11 @@ class Soco(OnlineAndTarget):
         compute = SelectiveSearch(
             settings.proposal_scale, settings.proposal_size, settings.proposal_ratio, settings.proposal_side
         )
-        return Proposals(survey.of_each("proposals", compute))
+        kept = survey.of_each("proposals", compute)
+        counts = kept.lengths() // BYTES
+        without = f"; {(counts == 0).sum():,} images have none: there the part that all views show is the object"
+        survey.say(f"proposals: {counts.mean():.1f} an image{without if (counts == 0).any() else ''}")
+        return Proposals(kept)
 
     @classmethod
     def example_batch(

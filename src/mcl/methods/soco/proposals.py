@@ -16,6 +16,7 @@ from mcl.errors import UserError
 
 MOST = 64  # proposals kept of a picture
 SIGMA = 0.9  # of the blur before the graph cut, as the authors'
+BYTES = 4 * np.dtype(np.uint16).itemsize  # of a proposal, as kept
 STEPS = np.iinfo(np.uint16).max  # of a fraction of width or height, as kept
 
 
