@@ -127,7 +127,7 @@ def test_a_worker_that_dies_is_one_line(pictures, tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_one_line(pictures, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--data_cache: corners cannot be kept in .*file/computed.*Not a directory"):
+    with pytest.raises(UserError, match=r"corners cannot be kept in .*file/computed.*Not a directory"):
         Survey(pictures, tmp_path / "file").of_each("corners", Corner())
 
 

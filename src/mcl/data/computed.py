@@ -92,8 +92,8 @@ class Survey:
                 self._compute(name, compute, kept, missing)
             except OSError as error:
                 raise UserError(
-                    f"--data_cache: {name} cannot be kept in {printable(str(kept.folder))}: {error.strerror or error}; "
-                    "give a folder with room"
+                    f"{name} cannot be kept in {printable(str(kept.folder))}: {error.strerror or error}; "
+                    "choose another folder for the cache"
                 ) from None
         return kept
 

@@ -27,17 +27,17 @@ def class_names(pictures: Sequence[Picture], known: Sequence[str] = ()) -> list[
     for picture in pictures:
         first.setdefault(class_of(picture), picture)
     if "" in first:
-        raise UserError(f"--data: {printable(str(first['']))} lies in no class folder (give CLASS/picture.jpg ...)")
+        raise UserError(f"{printable(str(first['']))} lies in no class folder (give CLASS/picture.jpg ...)")
     if known:
         if other := next((name for name in first if name not in set(known)), None):
             raise UserError(
-                f"--data: {printable(str(first[other]))} is of class {printable(other)!r}, which --method.classes "
+                f"{printable(str(first[other]))} is of class {printable(other)!r}, which --method.classes "
                 f"does not have{did_you_mean(other, known)}"
             )
         return list(known)
     if len(first) < 2:
         raise UserError(
-            f"--data: all images lie in one folder, {printable(next(iter(first)))!r}; labels need a folder for each class"
+            f"all images lie in one folder, {printable(next(iter(first)))!r}; labels need a folder for each class"
         )
     return sorted(first)
 

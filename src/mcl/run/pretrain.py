@@ -83,7 +83,7 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
         unreadable = broadcast_object(
             lambda: check_readable(paths, settings.max_unreadable, settings.seed, max_pixels=settings.max_pixels)
         )
-    settings = settle_method(settings, paths)
+        settings = settle_method(settings, paths)
     device = prepare_device(settings.loop)
     method = main_first(lambda: _build(settings))
     folder = open_run_folder(settings.out, settings.resume, settings.overwrite)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from mcl.config.method import About, MethodSettings, TrainedParts
+from mcl.config.method import About, MethodSettings, TrainedParts, method_name
 
 
 class DetConBSettings(MethodSettings):
@@ -18,7 +18,7 @@ class DetConBSettings(MethodSettings):
         "loss equals a plain transcription of equation 3 and lightly's DetConBLoss in float64",
     )
 
-    name: Literal["detconb"] = "detconb"
+    name: Literal["detconb"] = method_name("detconb")
     parts: TrainedParts = Field("backbone", description="What is trained; with pyramid and head, a loss for each of P2..P5.")
     hidden: int = Field(4096, ge=8, description="Width inside projector and predictor.")
     embedding: int = Field(256, ge=8, description="Width of the embedding.")

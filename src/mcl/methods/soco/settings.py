@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from mcl.config.method import About, MethodSettings, TrainedParts
+from mcl.config.method import About, MethodSettings, TrainedParts, method_name
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -20,7 +20,7 @@ class SocoSettings(MethodSettings):
         "loss equals a plain transcription of equations 3 to 6 in float64, RoIAlign and levels torchvision's MultiScaleRoIAlign",
     )
 
-    name: Literal["soco"] = "soco"
+    name: Literal["soco"] = method_name("soco")
     parts: TrainedParts = Field(
         "backbone+pyramid+head", description="What is trained; without pyramid and head, objects are cut out of C5."
     )

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from mcl.config.method import About, MethodSettings, TrainedParts
+from mcl.config.method import About, MethodSettings, TrainedParts, method_name
 
 
 class SupervisedSettings(MethodSettings):
@@ -18,7 +18,7 @@ class SupervisedSettings(MethodSettings):
         "loss equals a plain transcription of the softmax cross-entropy in float64",
     )
 
-    name: Literal["supervised"] = "supervised"
+    name: Literal["supervised"] = method_name("supervised")
     parts: TrainedParts = Field("backbone", description="What is trained; with pyramid and head, a loss for each of P2..P5.")
     classes: list[str] = Field(
         [], description="Class folders in the order of their labels; none: all that --data has, sorted."

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from mcl.config.method import About, MethodSettings, TrainedParts
+from mcl.config.method import About, MethodSettings, TrainedParts, method_name
 
 Share = tuple[float, float]
 
@@ -20,7 +20,7 @@ class SwavSettings(MethodSettings):
         "loss and codes equal a plain transcription of equations 2 and 6 and of appendix A's Sinkhorn in float64",
     )
 
-    name: Literal["swav"] = "swav"
+    name: Literal["swav"] = method_name("swav")
     parts: TrainedParts = Field("backbone", description="What is trained; with pyramid and head, a loss for each of P2..P5.")
     hidden: int = Field(2048, ge=8, description="Width inside the projector.")
     embedding: int = Field(128, ge=8, description="Width of the embedding.")
