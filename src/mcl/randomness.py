@@ -16,6 +16,7 @@ import torch
 STREAM_VIEWS, STREAM_ORDER, STREAM_MONTAGE, STREAM_STEP, STREAM_DETECTION, STREAM_WEIGHTS, STREAM_CHECK = (
     range(7)
 )
+STREAM_REGIONS = 32  # boxes and masks that a step looks at
 
 
 def seed_for(*numbers: int) -> int:

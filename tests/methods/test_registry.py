@@ -35,7 +35,7 @@ CASES = [
 IMAGES, STEPS = 8, 3
 #: rooms, and files of methods/, that a method's folder may import
 ALLOWED = (
-    "mcl.config.", "mcl.data.loading.views", "mcl.data.sources.pictures", "mcl.engine.processes.distributed", "mcl.errors",
+    "mcl.config.", "mcl.data.computed", "mcl.data.loading.views", "mcl.data.sources.pictures", "mcl.engine.processes.distributed", "mcl.errors",
     "mcl.nn.", "mcl.randomness",
 )  # fmt: skip
 SMALL = {"hidden": 16, "embedding": 8, "queue": 24, "bottleneck": 8}  # where a method has them
@@ -67,8 +67,9 @@ def test_two_steps_train_what_is_said_and_nothing_else(name, parts):
 
 @pytest.mark.parametrize(("name", "parts"), CASES)
 def test_a_resumed_run_equals_an_uninterrupted_one_and_its_trunk_says_what_was_trained(name, parts, tmp_path, monkeypatch):
-    data = picture_folder(tmp_path / "data", IMAGES + 3)
-    values = given(name, parts, data=data, **{"schedule.epochs": None, "schedule.steps": STEPS, "loop.checkpoint_every": 1})
+    data = picture_folder(tmp_path / "data" / "one", IMAGES).parent  # two classes, for methods that want labels
+    picture_folder(data / "two", 3)
+    values = given(name, parts, data=data, data_cache=tmp_path / "cache", **{"schedule.epochs": None, "schedule.steps": STEPS, "loop.checkpoint_every": 1})
     mcl.pretrain(**values, out=tmp_path / "whole")
     losses = method_of(name).losses
 

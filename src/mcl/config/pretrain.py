@@ -87,7 +87,8 @@ class PretrainSettings(Command):
     )
     data_cache: Path | None = Field(
         None,
-        description="Folder for indexes of large folders and shards, fetched shards and converted tables; "
+        description="Folder for indexes of large folders and shards, fetched shards, converted tables, and what a method "
+        "computes once of every image (proposals, segments); "
         "none: $XDG_CACHE_HOME/mcl.",
     )
     data_column: str | None = Field(None, description="Column of images in .parquet files; none: the only one.")

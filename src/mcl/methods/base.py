@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from mcl.config.method import MethodSettings
 from mcl.config.pretrain import ModelSettings, ViewSettings
-from mcl.data.loading.views import Wanted, collate_views
+from mcl.data.computed import Survey
+from mcl.data.loading.views import Fields, Wanted, collate_views
+from mcl.data.sources.pictures import Picture
 from mcl.methods.pixels import normalise
 from mcl.methods.views_picture import draw_views
 from mcl.nn.trunk import Trunk
@@ -48,6 +50,28 @@ class Method(nn.Module):
     # What it wants of the data.
 
     @classmethod
+    def settle(cls, settings: MethodSettings, pictures: Sequence[Picture]) -> MethodSettings:
+        """Settings with what the names of a run's pictures decide, such as its classes; before anything is built.
+
+        What comes back stands in config.yaml, and a resumed run must have the same.
+
+        Raises:
+            UserError: the pictures lack what the method needs.
+        """
+        return settings
+
+    @classmethod
+    def fields(cls, settings: MethodSettings, survey: Survey) -> Fields | None:
+        """What each picture adds to a batch; it may be computed here, once, for every picture (``survey.of_each``).
+
+        Called when everything else is known to be right, on rank 0 first: the other processes find what is kept.
+
+        Args:
+            settings: as ``settle`` gave them.
+        """
+        return None
+
+    @classmethod
     @abstractmethod
     def wanted(cls, settings: MethodSettings, views: ViewSettings, image_size: int) -> Wanted:
         """Views of an image, and what else of it, that a batch holds."""
@@ -64,7 +88,7 @@ class Method(nn.Module):
     ) -> dict[str, Any]:  # fmt: skip
         """A batch as the loader gives it, of random pixels, for ``mcl bench`` and ``mcl doctor``.
 
-        A method that wants ``geometry`` or ``fields`` adds them.
+        A method whose pictures have ``fields`` adds them.
         """
         generator = generator_for(STREAM_VIEWS, seed)
 
@@ -74,8 +98,11 @@ class Method(nn.Module):
                 return torch.empty(shape, dtype=torch.uint8, device=device)
             return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device)
 
-        made = {spec.key: pixels(spec.size) for spec in cls.wanted(settings, views, image_size).views}
-        return {"views": made, "index": torch.arange(images), "unreadable": []}
+        wanted = cls.wanted(settings, views, image_size)
+        batch = {"views": {spec.key: pixels(spec.size) for spec in wanted.views}, "index": torch.arange(images), "unreadable": []}
+        if wanted.geometry:
+            batch["crops"] = {spec.key: random_crops(images, generator).to(device) for spec in wanted.views}
+        return batch
 
     # What it trains.
 
@@ -170,6 +197,14 @@ class Method(nn.Module):
         if self.precision != "bf16" or device == "meta":
             return nullcontext()
         return torch.autocast(device, torch.bfloat16)
+
+
+def random_crops(images: int, generator: torch.Generator) -> Tensor:
+    """(images, 5): crops as ``batch["crops"]`` has them, of half the image's width and height and more."""
+    sides = 0.5 + 0.5 * torch.rand(images, 2, generator=generator)
+    first = (1 - sides) * torch.rand(images, 2, generator=generator)
+    flips = torch.randint(0, 2, (images, 1), generator=generator).float()
+    return torch.cat([first, first + sides, flips], dim=1)
 
 
 def mean_numbers(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import torch
 
 from mcl.config.method import MethodSettings
 from mcl.config.optim import LoopSettings, OptimSettings
 from mcl.config.pretrain import ModelSettings, ViewSettings
+from mcl.data.computed import Survey
 from mcl.data.loading.views import Wanted
+from mcl.data.sources.pictures import Picture
 from mcl.errors import UserError
 from mcl.methods.base import Method
 from mcl.methods.registry import method_of
@@ -32,6 +35,9 @@ class Recipe(Protocol):
     views: ViewSettings
     optim: OptimSettings
     loop: LoopSettings
+
+
+R = TypeVar("R", bound=Recipe)
 
 
 def build_method(
@@ -65,9 +71,25 @@ def build_method(
     return to_layout(built, loop.channels_last)
 
 
-def wanted_of(settings: Recipe) -> Wanted:
-    """What a recipe's method wants of every image."""
-    return method_of(settings.method.name).wanted(settings.method, settings.views, settings.image_size)
+def settle_method(settings: R, pictures: Sequence[Picture]) -> R:
+    """A recipe whose method knows what the names of the pictures decide (its classes).
+
+    Raises:
+        UserError: the pictures lack what the method needs.
+    """
+    method = method_of(settings.method.name).settle(settings.method, pictures)
+    return settings.model_copy(update={"method": method})
+
+
+def wanted_of(settings: Recipe, survey: Survey | None = None) -> Wanted:
+    """What a recipe's method wants of every image.
+
+    Args:
+        survey: of the run's pictures, for what each of them adds to a batch (labels, boxes, masks); none: views alone.
+    """
+    method = method_of(settings.method.name)
+    wanted = method.wanted(settings.method, settings.views, settings.image_size)
+    return replace(wanted, fields=method.fields(settings.method, survey)) if survey else wanted
 
 
 def compute_in(method: Method, loop: LoopSettings) -> Method:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from mcl.config.method import TrainedParts
-from mcl.nn.backbone import channels_of, features_of
+from mcl.nn.backbone import STRIDES, channels_of, features_of
 from mcl.nn.pyramid import LEVELS
 from mcl.nn.trunk import Trunk
 
@@ -37,6 +37,6 @@ class FeatureMaps(nn.Module):
         """(N, 3, S, S), normalised -> a map (N, C, w, w) for each of ``names``."""
         if not self.whole:
             return [features_of(self.trunk.backbone.body, images)[-1]]
-        window = self.trunk.spec.window
+        window = max(1, images.shape[-1] // STRIDES[-1])
         levels = [adaptive_avg_pool2d(level, window) for level in self.trunk(images).values()]
         return [self.trunk.roi_heads.box_head(level) for level in levels]

@@ -14,7 +14,7 @@ from mcl.data.loading.decode import UnreadableImage, read_image
 from mcl.data.sources.pictures import Picture
 from mcl.errors import UserError
 from mcl.methods.base import Method
-from mcl.methods.class_folders import class_of
+from mcl.methods.class_folders import class_number
 from mcl.nn.backbone import features_of
 from mcl.nn.pyramid import LEVELS, add_top_down, lateral, output
 from mcl.nn.trunk import Trunk
@@ -37,7 +37,7 @@ class ClassFolders:
 
     def __init__(self, pictures: Sequence[Picture], size: int, most: int, seed: int, source: str) -> None:
         chosen = torch.randperm(len(pictures), generator=generator_for(STREAM_CHECK, seed))[:most].tolist()
-        found = [(middle, class_of(pictures[i])["class"]) for i in chosen if (middle := _middle(pictures[i], size)) is not None]
+        found = [(middle, class_number(pictures[i])) for i in chosen if (middle := _middle(pictures[i], size)) is not None]
         if len(found) <= NEIGHBOURS:
             raise UserError(f"{source}: {len(found)} pictures are too few for {NEIGHBOURS} neighbours; --watch.knn_every 0 goes without")
         self.pixels = torch.stack([pixels for pixels, _ in found])

@@ -28,6 +28,10 @@ METHODS: dict[str, Entry] = {
     "byol": Entry("mcl.methods.byol", "ByolSettings", "Byol"),
     "densecl": Entry("mcl.methods.densecl", "DenseClSettings", "DenseCl"),
     "simsiam": Entry("mcl.methods.simsiam", "SimSiamSettings", "SimSiam"),
+    "supervised": Entry("mcl.methods.supervised", "SupervisedSettings", "Supervised"),
+    "swav": Entry("mcl.methods.swav", "SwavSettings", "Swav"),
+    "soco": Entry("mcl.methods.soco", "SocoSettings", "Soco"),
+    "detconb": Entry("mcl.methods.detconb", "DetConBSettings", "DetConB"),
 }
 
 

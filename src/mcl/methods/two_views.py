@@ -6,49 +6,20 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mcl.config.method import MethodSettings
-from mcl.config.pretrain import ModelSettings, ViewSettings
+from mcl.config.pretrain import ViewSettings
 from mcl.data.loading.views import ViewSpec, Wanted
-from mcl.methods.base import Method, split_batch
-from mcl.methods.features import FeatureMaps
-from mcl.nn.momentum import make_target, move_target
-from mcl.nn.trunk import Trunk
+from mcl.methods.base import split_batch
+from mcl.methods.online_target import OnlineAndTarget
+from mcl.nn.momentum import move_target
 
 VIEWS = (1, 2)
 
 
-class TwoViews(Method):
-    """An online network, a target network if there is one, and a loss for each map of ``FeatureMaps``.
-
-    A subclass builds heads and computes ``pair_losses``.
-    """
-
-    #: whether a slowly moving copy of the online network gives the targets
-    has_target = True
-    #: losses that ``pair_losses`` gives
-    passes = 1
-
-    def __init__(
-        self, trunk: Trunk, model: ModelSettings, settings: MethodSettings, seed: int, precision: str = "fp32",
-        channels_last: bool = True,
-    ) -> None:  # fmt: skip
-        super().__init__(trunk, model, settings, seed, precision, channels_last)
-        features = FeatureMaps(trunk, settings.parts)
-        self.online = nn.ModuleDict({"features": features, **self.build_heads(features.channels)})
-        if self.has_target:
-            self.target = make_target(self.online)
-        self.predictor = nn.ModuleDict(self.build_predictor())
-
-    @abstractmethod
-    def build_heads(self, channels: int) -> dict[str, nn.Module]:
-        """Heads on maps of so many channels; the target network has them too."""
-
-    def build_predictor(self) -> dict[str, nn.Module]:
-        """Heads of the online side only."""
-        return {}
+class TwoViews(OnlineAndTarget):
+    """Heads on the maps of both views; a subclass computes ``pair_losses``."""
 
     @abstractmethod
     def pair_losses(self, images: Mapping[int, Tensor]) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -62,30 +33,6 @@ class TwoViews(Method):
     def wanted(cls, settings: MethodSettings, views: ViewSettings, image_size: int) -> Wanted:
         return Wanted(tuple(ViewSpec((view, 1), image_size, style) for style, view in enumerate(VIEWS)))
 
-    @property
-    def features(self) -> FeatureMaps:
-        """What the online network reads of an image."""
-        return self.online["features"]
-
-    @property
-    def trunk(self) -> Trunk:
-        return self.features.trunk
-
-    @property
-    def trunks(self) -> list[Trunk]:
-        return [self.trunk, *([self.target["features"].trunk] if self.has_target else [])]
-
-    @property
-    def trained(self) -> nn.Module:
-        return nn.ModuleDict({"online": self.online, "predictor": self.predictor})
-
-    @property
-    def trained_parts(self) -> tuple[str, ...]:
-        return self.features.pieces
-
-    def backward_passes(self, micro_batches: int) -> int:
-        return micro_batches * self.passes
-
     def losses(
         self, batch: Mapping[str, Any], step: int, micro_batches: int = 1
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -93,20 +40,6 @@ class TwoViews(Method):
             images = {view: self.images(piece["views"][view, 1]) for view in VIEWS}
             for loss, numbers in self.pair_losses(images):
                 yield loss / micro_batches, numbers
-
-    def components(self) -> dict[str, list[nn.Module]]:
-        found = super().components()
-        if not self.features.whole:
-            found = {"backbone": found["backbone"]}
-        found["heads"] = [*_heads(self.online), *self.predictor.values()]
-        if self.has_target:
-            pyramid = self.target["features"].trunk.backbone.fpn
-            trunk = self.target["features"].trunk
-            found["target"] = [
-                trunk.backbone.body, *pyramid.inner_blocks, *pyramid.layer_blocks, trunk.roi_heads.box_head,
-                *_heads(self.target),
-            ]  # fmt: skip
-        return found
 
 
 class QueuedTwoViews(TwoViews):
@@ -137,18 +70,3 @@ class QueuedTwoViews(TwoViews):
         move_target(self.target, self.online, self.settings.momentum)
         self.enter(self.fresh)
         self.fresh = []
-
-
-def mean_over_maps(
-    names: Sequence[str], rows: Sequence[tuple[Tensor, Mapping[str, Tensor]]]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """(loss, numbers) of every map -> their mean, and ``loss/p5`` ... beside it."""
-    numbers: dict[str, Tensor] = {}
-    for name, (loss, told) in zip(names, rows, strict=True):
-        numbers[f"loss/{name}"] = loss.detach()
-        numbers |= {f"{what}/{name}": value for what, value in told.items()}
-    return torch.stack([loss for loss, _ in rows]).mean(), numbers
-
-
-def _heads(network: nn.ModuleDict) -> list[nn.Module]:
-    return [module for name, module in network.items() if name != "features"]

@@ -8,14 +8,17 @@ from typing import Any
 import torch
 
 from mcl.config.pretrain import PretrainSettings
+from mcl.data.computed import Survey
 from mcl.data.loading.loader import step_batches, steps_per_epoch
 from mcl.data.loading.views import UnlabeledImages, ViewMaker
 from mcl.data.sources.find import check_readable, find_images, fingerprint
 from mcl.data.sources.pictures import Picture
-from mcl.engine.logging import console, duration, warnings_of
+from mcl.data.sources.store import cache_folder
+from mcl.engine.logging import Display, console, duration, warnings_of
 from mcl.engine.loop import run_loop
 from mcl.engine.machine.allocator import freed_memory_kept
 from mcl.engine.machine.device import device_type, prepare_device
+from mcl.engine.machine.memory import usable_cores
 from mcl.engine.observer import Observer
 from mcl.engine.optim import (
     Schedule,
@@ -40,7 +43,7 @@ from mcl.engine.run_folder import open_run_folder
 from mcl.errors import UserError, about, printable
 from mcl.interop.reading.initial import apply_initial_weights
 from mcl.methods.base import Method
-from mcl.methods.build import build_method, compute_in, wanted_of
+from mcl.methods.build import build_method, compute_in, settle_method, wanted_of
 from mcl.methods.neighbours import ClassFolders, neighbour_accuracies
 from mcl.methods.step import pretraining_step, update
 from mcl.methods.turned import StartingWeights
@@ -82,6 +85,7 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
         unreadable = broadcast_object(
             lambda: check_readable(paths, settings.max_unreadable, settings.seed, max_pixels=settings.max_pixels)
         )
+        settings = settle_method(settings, paths)
     device = prepare_device(settings.loop)
     method, knows_start = main_first(lambda: _build(settings))
     folders = _class_folders(settings, paths)
@@ -98,7 +102,8 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
     skipped = Skipped(folder, settings.max_unreadable, {printable(str(path)): why for path, why in unreadable.items()})
     start = StartingWeights(method.trunk) if is_main() and knows_start else None
     training = Pretraining(method, settings, schedule, skipped, len(paths), start, folders)
-    maker = ViewMaker(settings.views, wanted_of(settings), settings.seed)
+    wanted = main_first(lambda: wanted_of(settings, _survey(settings, paths)))
+    maker = ViewMaker(settings.views, wanted, settings.seed)
     dataset = UnlabeledImages(paths, maker, settings.max_pixels)
     _say_start(settings, method.notes(share // settings.accumulate), len(paths), total, per_epoch)
     if is_main():
@@ -207,6 +212,13 @@ def _find(settings: PretrainSettings) -> Sequence[Picture]:
         )  # fmt: skip
     require_same(len(paths), f"the number of images in {settings.data}")
     return paths
+
+
+def _survey(settings: PretrainSettings, paths: Sequence[Picture]) -> Survey:
+    return Survey(
+        paths, cache_folder(settings.data_cache), usable_cores(), settings.max_pixels,
+        lambda line: console.print(line, markup=False), Display,
+    )  # fmt: skip
 
 
 def _build(settings: PretrainSettings) -> tuple[Method, bool]:

@@ -18,7 +18,7 @@ from mcl.config.bench import BenchStepSettings
 from mcl.config.pretrain import ModelSettings, ViewSettings
 from mcl.errors import UserError
 from mcl.methods.base import Method
-from mcl.methods.class_folders import class_of
+from mcl.methods.class_folders import class_field, class_number
 from mcl.methods.mcl.loss import contrast, regress
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.micro_batches import relabelled
@@ -200,9 +200,9 @@ def test_tiles_of_one_class_are_positives():
 
 
 def test_a_class_is_the_folder_that_a_picture_lies_in():
-    cat, other_cat, dog = (class_of(Path(name)) for name in ("a/cat/1.jpg", "a/cat/2.jpg", "a/dog/1.jpg"))
+    cat, other_cat, dog = (class_number(Path(name)) for name in ("a/cat/1.jpg", "a/cat/2.jpg", "a/dog/1.jpg"))
     assert cat == other_cat != dog and 0 <= cat["class"] < 2**62
-    assert cat == class_of(Path("a/cat/9.png")), "the same in every run"
+    assert cat == class_number(Path("a/cat/9.png")), "the same in every run"
 
 
 def test_labels_of_one_folder_are_refused():
@@ -214,7 +214,7 @@ def test_labels_of_one_folder_are_refused():
 
 def test_labels_ask_the_loader_for_classes():
     wanted = Mcl.wanted(MclSettings(labels=True), ViewSettings(), 64)
-    assert wanted.fields is class_of and Mcl.wanted(MclSettings(), ViewSettings(), 64).fields is None
+    assert wanted.fields is class_field and Mcl.wanted(MclSettings(), ViewSettings(), 64).fields is None
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ REFERENCE_SIZE = 224  # blur radii are given for views of this size
 
 Key = tuple[int, int]  # (view, scale): names a view of an image, and its stream of random numbers
 Drawn = dict[Key, Draw]  # what happens to each view
+Fields = Callable[[Picture, int], Mapping[str, Any]]  # (picture, its number in the source) -> name -> value
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,13 @@ class Wanted:
         views: in the order in which they are made.
         geometry: also where each view was cut: ``batch["crops"]``, key -> (N, 5) float32: left, top, right, bottom as
             fractions of the upright image's width and height, and 1 if it was mirrored.
-        fields: what else of a picture, computed by loader processes (so a function of a module, or a picklable object):
-            ``batch["fields"]``, name -> stacked; for labels, masks or boxes of an image.
+        fields: what else of a picture (``Method.fields``), asked for by loader processes, so a function of a module or a
+            picklable object: ``batch["fields"]``, name -> stacked; for labels, masks or boxes of an image.
     """
 
     views: tuple[ViewSpec, ...]
     geometry: bool = False
-    fields: Callable[[Picture], Mapping[str, Any]] | None = None
+    fields: Fields | None = None
 
 
 class ViewMaker:
@@ -107,8 +108,14 @@ class ViewMaker:
         """Views of a fully decoded image; a function of (seed, epoch, index, view, scale) and the image."""
         return self.make(self.draw(image.size, epoch, index), image, image.size)
 
-    def read(self, picture: Picture, epoch: int, index: int, max_pixels: int | None = None) -> dict[str, Any]:
+    def read(
+        self, picture: Picture, epoch: int, index: int, max_pixels: int | None = None, number: int | None = None
+    ) -> dict[str, Any]:
         """What is wanted of a picture, decoded no larger than its crops need: ``views``, ``crops``, ``fields``.
+
+        Args:
+            index: whose random numbers are drawn.
+            number: of the picture in its source; none: ``index`` (it differs where it stands for an unreadable one).
 
         Raises:
             UnreadableImage: see ``read_image``.
@@ -124,7 +131,7 @@ class ViewMaker:
         if self.wanted.geometry:
             sample["crops"] = {key: _place(one, full) for key, one in drawn.items()}
         if self.wanted.fields:
-            sample["fields"] = dict(self.wanted.fields(picture))
+            sample["fields"] = dict(self.wanted.fields(picture, index if number is None else number))
         return sample
 
 
@@ -149,9 +156,10 @@ class UnlabeledImages(Dataset):
         unreadable: list[tuple[str, str]] = []
         attempts = min(len(self.paths), MOST_IN_A_ROW)
         for attempt in range(attempts):
-            path = self.paths[(index + attempt) % len(self.paths)]
+            number = (index + attempt) % len(self.paths)
+            path = self.paths[number]
             try:
-                sample = self.maker.read(path, epoch, index, self.max_pixels)
+                sample = self.maker.read(path, epoch, index, self.max_pixels, number)
             except UnreadableImage as error:
                 unreadable.append((printable(str(path)), str(error)))
                 continue

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from mcl.methods.health import health_of
 from mcl.methods.losses import regression, unit
-from mcl.methods.two_views import VIEWS, TwoViews, mean_over_maps
+from mcl.methods.online_target import mean_over_maps
+from mcl.methods.two_views import VIEWS, TwoViews
 from mcl.nn.momentum import momentum_at, move_target
 
 

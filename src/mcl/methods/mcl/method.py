@@ -15,7 +15,7 @@ from mcl.data.loading.views import Wanted
 from mcl.engine.processes.distributed import all_gather_rows, rank
 from mcl.errors import UserError
 from mcl.methods.base import mean_numbers, split_batch
-from mcl.methods.class_folders import class_of
+from mcl.methods.class_folders import class_field
 from mcl.methods.mcl.canvases import MclCanvases
 from mcl.methods.mcl.dense import dense_loss
 from mcl.methods.mcl.encoder import Layout, Read
@@ -58,7 +58,7 @@ class Mcl(MclCanvases):
     def wanted(cls, settings: MclSettings, views: ViewSettings, image_size: int) -> Wanted:
         side = tile_side if settings.layout == "scattered" else None
         specs = tile_specs(settings.scales, image_size, views.downsample == "stride", side)
-        return Wanted(specs, geometry=settings.dense_weight > 0, fields=class_of if settings.labels else None)
+        return Wanted(specs, geometry=settings.dense_weight > 0, fields=class_field if settings.labels else None)
 
     @classmethod
     def example_batch(

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from mcl.methods.health import health_of
 from mcl.methods.losses import queue_contrast, unit
+from mcl.methods.online_target import mean_over_maps
 from mcl.methods.queue import KeyQueue
-from mcl.methods.two_views import QueuedTwoViews, mean_over_maps
+from mcl.methods.two_views import QueuedTwoViews
 
 
 class MoCoV2(QueuedTwoViews):
