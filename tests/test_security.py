@@ -9,7 +9,7 @@ from pathlib import Path
 import mcl
 from images import picture_folder, refuse_network
 from mcl.errors import printable
-from mcl.interop.writing.model_card import _facts
+from mcl.interop.timm.model_card import _facts
 
 SOURCES = sorted(Path(mcl.__file__).parent.rglob("*.py"))
 RUNS_CODE = {"pickle.load", "pickle.loads", "np.load", "numpy.load", "torch.jit.load", "joblib.load", "yaml.load", "eval", "exec", "os.system"}
@@ -43,7 +43,7 @@ def test_weights_and_arrays_are_loaded_without_running_code():
 
 def test_the_guard_sees_what_it_is_for():
     found = [name for path in SOURCES for name, _ in calls(path)]
-    assert found.count("torch.load") >= 5 and "np.load" in found
+    assert found.count("torch.load") >= 4 and "np.load" in found
 
 
 def test_only_named_files_import_what_reaches_the_network():

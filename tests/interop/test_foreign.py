@@ -160,13 +160,13 @@ def test_deep_stem_is_named(trunk, tmp_path):
         apply_initial_weights(trunk, tmp_path / "r18d.pth")
 
 
-@pytest.mark.parametrize("std", [1.0, 58.395])
+@pytest.mark.parametrize("std", [(1.0, 1.0, 1.0), (57.375, 57.12, 58.395)], ids=["caffe", "imagenet"])
 def test_openmmlab_caffe_weights_are_turned_to_rgb(std, resnet, trunk, tmp_path):
-    config = f"data_preprocessor=dict(mean=[103.5, 116.3, 123.7], std=[{std}, 57.0, 57.0], bgr_to_rgb=False)"
+    config = f"data_preprocessor=dict(mean=[103.53, 116.28, 123.675], std={list(std)}, bgr_to_rgb=False)"
     torch.save({"meta": {"cfg": config}, "state_dict": under("backbone.", resnet)}, tmp_path / "caffe.pth")
     report = apply_initial_weights(trunk, tmp_path / "caffe.pth")
     assert any("BGR" in note for note in report.notes)
-    scale = torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1) if std == 1 else 1
+    scale = torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1) if std[0] == 1 else 1
     assert torch.equal(trunk.backbone.body.conv1.weight, resnet["conv1.weight"].flip(1) * scale)
 
 
@@ -218,7 +218,7 @@ def test_detectron2_zoo_weights_become_the_same_function_of_rgb(trunk, tmp_path)
 def test_yaml_beside_a_pickle_says_what_it_wants(trunk, tmp_path):
     given = make_trunk("resnet18", 32, seed=5)
     detectron2_file(tmp_path / "d2.pkl", given, "someone")
-    (tmp_path / "d2.yaml").write_text("INPUT: {FORMAT: BGR}\nMODEL: {PIXEL_STD: [58.395, 57.12, 57.375]}\n")
+    (tmp_path / "d2.yaml").write_text("INPUT: {FORMAT: BGR}\nMODEL: {PIXEL_STD: [57.375, 57.12, 58.395]}\n")
     apply_initial_weights(trunk, tmp_path / "d2.pkl")
     assert torch.equal(trunk.backbone.body.conv1.weight, given.backbone.body.conv1.weight.flip(1))
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
 from mcl.config.base import Command
-
-Format = Literal[
-    "torchvision", "torchvision-resnet", "timm", "detectron2", "mmdetection", "safetensors", "onnx"
-]
-Parts = Literal["backbone", "backbone+pyramid", "backbone+pyramid+head"]
+from mcl.config.formats import FORMATS, Format, help_text, holding, to_flags
+from mcl.config.parts import Parts
 
 
 class ExportSettings(Command):
@@ -22,11 +19,7 @@ class ExportSettings(Command):
     trunk: CliPositionalArg[Path] = Field(
         description="Run folder of mcl pretrain or mcl finetune, or its trunk.safetensors or detector.safetensors."
     )
-    to: Format = Field(
-        description="torchvision: state dict of Mask/Faster R-CNN v2; torchvision-resnet: state dict of a ResNet; "
-        "timm: folder for timm and the Hugging Face hub; detectron2: .pkl and YAML; mmdetection: .pth and config; "
-        "safetensors: mcl's own; onnx: a fine-tuned detector."
-    )
+    to: Literal[tuple(FORMATS)] = Field(description=help_text())
     out: Path = Field(description="File to write (timm: folder); what goes with it is written beside it.")
     parts: Parts | None = Field(None, description="Parts of the trunk to write; none: all that were trained.")
     content: Literal["trunk", "detector"] = Field(
@@ -35,3 +28,30 @@ class ExportSettings(Command):
         description="detector: all of a fine-tuned detector (torchvision; onnx always writes it).",
     )
     overwrite: bool = Field(False, description="Replace what is at out.")
+
+    @property
+    def format(self) -> Format:
+        """The entry of the table."""
+        return FORMATS[self.to]
+
+    @property
+    def whole_detector(self) -> bool:
+        """Whether a detector is written, not a trunk."""
+        return self.content == "detector" or self.format.trunk is None
+
+    @model_validator(mode="after")
+    def _possible(self) -> ExportSettings:
+        if self.whole_detector and not self.format.detector:
+            able = to_flags([entry.name for entry in holding("detector")], "and")
+            raise ValueError(f"--with detector: only {able} hold a whole detector, not {self.to}")
+        if self.parts and self.whole_detector:
+            raise ValueError(f"--parts {self.parts}: a detector is written whole; leave --parts away")
+        if self.parts and not self.format.parts.startswith(self.parts):
+            raise ValueError(
+                f"--parts {self.parts}: --to {self.to} holds the {self.format.parts} only; leave --parts away"
+            )
+        ending = self.format.ending
+        if not self.out.name.endswith(ending):
+            better = self.out.with_suffix(ending) if self.out.name else self.out / f"weights{ending}"
+            raise ValueError(f"--out {self.out}: {self.to} reads this form from {ending} files only; give --out {better}")
+        return self

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mcl.errors import UserError
+from mcl.errors import UserError, printable
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,27 @@ class LoadReport:
             UserError: nothing matched; or tensors were missing, unexpected or of another shape and
                 ``allow_partial`` is off.
         """
-        shapes = ", ".join(
-            f"{n} {list(a)} in the file, {list(b)} wanted" for n, (a, b) in list(self.mismatched.items())[:1]
-        )
         if not self.matched:
             has = _some(self.unexpected + self.left_out, 2) or "none"
-            why = shapes or f"it has {has}, wanted {_some(self.missing, 2)}"
+            why = self._first_shapes() or f"it has {has}, wanted {_some(self.missing, 2)}"
             raise UserError(f"{source}: no tensor fits: {why}")
-        if allow_partial or not (self.missing or self.unexpected or self.mismatched):
-            return
-        problems = [
+        problems = self.problems()
+        if problems and not allow_partial:
+            raise UserError(f"{source}: does not fit: {problems}; --allow_partial loads the rest all the same")
+
+    def problems(self) -> str:
+        """What keeps the load from being complete, in one line; "" if nothing does."""
+        kinds = [
             f"{len(self.missing)} missing ({_some(self.missing, 2)})" if self.missing else "",
             f"{len(self.unexpected)} unexpected ({_some(self.unexpected, 2)})" if self.unexpected else "",
-            f"{len(self.mismatched)} of another shape ({shapes})" if self.mismatched else "",
+            f"{len(self.mismatched)} of another shape ({self._first_shapes()})" if self.mismatched else "",
         ]
-        listed = "; ".join(problem for problem in problems if problem)
-        raise UserError(f"{source}: does not fit: {listed}; --allow_partial loads the rest all the same")
+        return "; ".join(kind for kind in kinds if kind)
+
+    def _first_shapes(self) -> str:
+        return ", ".join(
+            f"{printable(n)[:120]} {list(a)} in the file, {list(b)} wanted" for n, (a, b) in list(self.mismatched.items())[:1]
+        )
 
 
 def match(
@@ -106,4 +111,4 @@ def match(
 
 def _some(names: list[str], most: int) -> str:
     more = f", ... ({len(names) - most} more)" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(printable(name)[:120] for name in names[:most]) + more

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
@@ -21,12 +20,14 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from mcl.errors import UserError
 from mcl.nn.backbone import STRIDES, build_backbone, channels_of, features_of
+from mcl.nn.described import checked_spec, require_fit, shapes_of, trunk_of_detector
 from mcl.nn.heads import LevelWise
-from mcl.nn.parts import LEVELS, least_parts, trained_in
+from mcl.nn.parts import BODY, LEVELS, least_parts, pieces_in, prefixes_of, trained_in
 from mcl.nn.pyramid import build_pyramid
+from mcl.nn.stored import TRUNK_FILE, read_stored, require_version, stored_file
 
 FORMAT_VERSION = 1
-FILE_NAME = "trunk.safetensors"
+FILE_NAME = TRUNK_FILE
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -141,54 +142,69 @@ def save_trunk(path: Path, trunk: Trunk, metadata: Mapping[str, Any]) -> None:
 
 
 def read_trunk(path: Path | str) -> tuple[TrunkSpec, dict[str, Tensor], dict[str, Any]]:
-    """Read a trunk file, or the one in a run folder: (spec, state dict, metadata).
+    """Read a trunk file, the one in a run folder, or the trunk inside a fine-tuned detector.
+
+    Returns:
+        Spec, state dict and metadata (of a detector: see ``trunk_of_detector``).
 
     The metadata's ``trained`` lists the pieces that were trained, also for files of before, which did not say it.
 
     Raises:
-        UserError: missing, not a trunk of ours, or of a newer format.
+        UserError: missing, not a trunk of ours, of a newer format, damaged, or a spec that its tensors do not have.
     """
-    path = Path(path)
-    file = path / FILE_NAME if path.is_dir() else path
-    if not file.is_file():
-        unfinished = " (the run in this folder has not finished)" if (path / "config.yaml").is_file() else ""
-        raise UserError(f"--trunk {path}: no {FILE_NAME} there{unfinished}")
-    try:
-        with safe_open(file, "pt") as opened:
-            metadata = {key: json.loads(value) for key, value in (opened.metadata() or {}).items()}
-            state = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"--trunk {file}: not a readable safetensors file: {error}") from None
+    file = stored_file(path)
+    where, (metadata, state) = str(file), read_stored(file)
+    if "plan" in metadata:
+        metadata, state = trunk_of_detector(metadata, state, where)
+        spec = TrunkSpec(**checked_spec(metadata["spec"], state, where))
+        return _as_built(spec, state, metadata["detector_size"]), state, metadata
     if "spec" not in metadata:
-        raise UserError(f"--trunk {file}: no trunk of mcl (its metadata has no 'spec')")
-    if metadata.get("format_version", 0) > FORMAT_VERSION:
-        raise UserError(
-            f"--trunk {file}: format {metadata['format_version']}, this mcl reads up to {FORMAT_VERSION}"
-        )
-    fields = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in metadata["spec"].items()
-    }
+        raise UserError(f"{where}: no trunk of mcl (its metadata has no 'spec')")
+    require_version(metadata, FORMAT_VERSION, where)
     try:
         metadata["trained"] = list(trained_in(metadata))
     except UserError as error:
-        raise UserError(f"--trunk {file}: {error}") from None
-    return TrunkSpec(**fields), state, metadata
+        raise UserError(f"{where}: {error}") from None
+    return TrunkSpec(**checked_spec(metadata["spec"], state, where)), state, metadata
+
+
+def _as_built(spec: TrunkSpec, state: Mapping[str, Tensor], detector_size: int | None) -> TrunkSpec:
+    """The spec that gives the shapes of ``state``: a detector builds a transformer of fixed size for its own images."""
+    if detector_size is None:
+        return spec
+    body = shapes_of(lambda: build_backbone(spec.backbone, spec.image_size)) or {}
+    same = all(state[BODY + name].shape == tensor.shape for name, tensor in body.items() if BODY + name in state)
+    return spec if same else replace(spec, image_size=detector_size)
 
 
 def load_trunk(path: Path | str) -> Trunk:
     """The pre-trained trunk of a run folder or ``trunk.safetensors``, in eval mode; every tensor must fit.
 
     It is always whole; ``trained`` names the pieces that were pre-trained. (A method that reads the last level alone
-    leaves p2, p3 and p4 at the values they started from.)
+    leaves p2, p3 and p4 at the values they started from.) The run folder of a fine-tuned detector, or its
+    ``detector.safetensors``, gives the trunk inside it; what the detector has not of it, starts fresh.
 
     Raises:
         UserError: as ``read_trunk``, or if the file's tensors are not exactly the trunk's.
     """
     spec, state, metadata = read_trunk(path)
+    return trunk_from(spec, state, metadata, str(path), whole=metadata.get("method") != "fine-tuned")
+
+
+def trunk_from(
+    spec: TrunkSpec, state: Mapping[str, Tensor], metadata: Mapping[str, Any], where: str, whole: bool
+) -> Trunk:
+    """A trunk in eval mode with the tensors of ``read_trunk``; all must fit.
+
+    Args:
+        where: what errors call the file.
+        whole: every piece must be there; else those that are there must be complete, and the others start fresh.
+
+    Raises:
+        UserError: tensors are missing, unexpected or of another shape.
+    """
+    require_fit(lambda: Trunk(spec), state, where, "" if whole else prefixes_of(pieces_in(state)))
     trunk = Trunk(spec)
+    trunk.load_state_dict(state, strict=whole)
     trunk.trained = tuple(metadata["trained"])
-    try:
-        trunk.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"--trunk {path}: {' '.join(str(error).split())}") from None
     return trunk.eval()

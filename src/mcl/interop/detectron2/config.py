@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mcl.interop.torchvision.resnet_shape import ResnetShape
-from mcl.interop.writing.exported import TrunkSource
+from mcl.interop.writing.source import TrunkSource
 
 
 def mask_rcnn_config(source: TrunkSource, shape: ResnetShape, depth: int) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def mask_rcnn_config(source: TrunkSource, shape: ResnetShape, depth: int) -> dic
         "ROI_HEADS": {"NAME": "StandardROIHeads", "IN_FEATURES": ["p2", "p3", "p4", "p5"]},
         "ROI_BOX_HEAD": {
             "NAME": "FastRCNNConvFCHead", "NUM_CONV": spec.head_convs, "CONV_DIM": spec.pyramid_channels, "NUM_FC": 1,
-            "FC_DIM": 1024, "NORM": "SyncBN", "POOLER_RESOLUTION": spec.window,
+            "FC_DIM": 1024, "NORM": "SyncBN", "POOLER_RESOLUTION": source.window,
         },
         "ROI_MASK_HEAD": {"NAME": "MaskRCNNConvUpsampleHead", "NUM_CONV": 4, "NORM": "SyncBN", "POOLER_RESOLUTION": 14},
     }  # fmt: skip
@@ -53,7 +53,7 @@ def _common(source: TrunkSource, shape: ResnetShape, depth: int) -> dict[str, An
         "BACKBONE": {"NAME": "", "FREEZE_AT": 0},
         "RESNETS": {
             "DEPTH": depth, "NORM": "SyncBN", "STRIDE_IN_1X1": False, "NUM_GROUPS": shape.groups, "WIDTH_PER_GROUP": shape.width,
-            "RES2_OUT_CHANNELS": 64 if shape.block == "basic" else 256,
+            "RES2_OUT_CHANNELS": shape.widths[0],
         },
         "FPN": {"IN_FEATURES": [], "NORM": "SyncBN", "OUT_CHANNELS": spec.pyramid_channels},
     }  # fmt: skip

@@ -4,6 +4,22 @@ from __future__ import annotations
 
 import re
 
+from mcl.interop.writing.plain_rcnn import Names
+
+
+def _with_norm(conv: str) -> tuple[str, str]:
+    return conv, f"{conv}.norm"
+
+
+#: of the R-CNN that its configuration builds
+NAMES = Names(
+    stem=_with_norm("backbone.bottom_up.stem.conv1"),
+    block=_with_norm("backbone.bottom_up.res{stage}.{block}.conv{conv}"),
+    shortcut=_with_norm("backbone.bottom_up.res{stage}.{block}.shortcut"),
+    lateral=_with_norm("backbone.fpn_lateral{level}"),
+    output=_with_norm("backbone.fpn_output{level}"),
+    head=_with_norm("roi_heads.box_head.conv{number}"),
+)
 #: rule of a block: (trunk's, Detectron2's)
 BLOCK = (
     (r"bn(\d)\.", r"conv\1.norm."),
@@ -43,7 +59,7 @@ def from_detectron2(name: str) -> str | None:
         return (
             f"backbone.fpn.{FPN_BACK[found[1]]}_blocks.{int(found[2]) - 2}.{int(bool(found[3]))}.{found[4]}"
         )
-    if found := re.fullmatch(r"(?:roi_heads\.)?box_head\.conv(\d+)\.(norm\.)?(\w+)", name):
+    if found := re.fullmatch(r"(?:roi_heads\.)?box_head\.conv(\d{1,3})\.(norm\.)?(\w+)", name):
         return f"roi_heads.box_head.{int(found[1]) - 1}.{int(bool(found[2]))}.{found[3]}"
     return None
 

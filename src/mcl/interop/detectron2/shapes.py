@@ -25,7 +25,7 @@ def rcnn_shapes(shape: ResnetShape, channels: int, convs: int, pooled: int) -> d
         pooled: ROI_BOX_HEAD.POOLER_RESOLUTION.
     """
     sizes = _resnet(shape)
-    for level, width in zip((2, 3, 4, 5), _widths(shape), strict=True):
+    for level, width in zip((2, 3, 4, 5), shape.widths, strict=True):
         sizes |= _conv(f"backbone.fpn_lateral{level}", channels, width, 1)
         sizes |= _conv(f"backbone.fpn_output{level}", channels, channels, 3)
     for i in range(convs):
@@ -49,7 +49,7 @@ def rcnn_shapes(shape: ResnetShape, channels: int, convs: int, pooled: int) -> d
 def _resnet(shape: ResnetShape) -> dict[str, tuple[int, ...]]:
     sizes = _conv("backbone.bottom_up.stem.conv1", 64, 3, 7)
     before = 64
-    for stage, (blocks, width) in enumerate(zip(shape.counts, _widths(shape), strict=True), start=2):
+    for stage, (blocks, width) in enumerate(zip(shape.counts, shape.widths, strict=True), start=2):
         inner = shape.groups * shape.width * 2 ** (stage - 2)
         for i in range(blocks):
             block = f"backbone.bottom_up.res{stage}.{i}"
@@ -63,11 +63,6 @@ def _resnet(shape: ResnetShape) -> dict[str, tuple[int, ...]]:
                 sizes |= _conv(f"{block}.shortcut", width, before, 1)
             before = width
     return sizes
-
-
-def _widths(shape: ResnetShape) -> tuple[int, ...]:
-    # RES2_OUT_CHANNELS: 64 for depths 18 and 34, else 256; doubled a stage.
-    return tuple((64 if shape.block == "basic" else 256) * 2**stage for stage in range(4))
 
 
 def _conv(name: str, outputs: int, inputs: int, kernel: int) -> dict[str, tuple[int, ...]]:

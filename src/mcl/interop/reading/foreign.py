@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mcl.errors import UserError, did_you_mean
 from mcl.interop.detectron2.names import from_detectron2
-from mcl.interop.detectron2.trunk_format import read_detectron2, to_rgb
-from mcl.interop.mmdetection import trunk_format as mmdetection_format
+from mcl.interop.detectron2.reading import PixelInput, adapt_input, read_detectron2, to_rgb
+from mcl.interop.mmdetection.names import from_mmdetection
+from mcl.interop.reading.files import read_content, require_no_larger
 from mcl.interop.reading.prefixes import find_resnet, unpack
-from mcl.interop.timm.trunk_format import read_folder
+from mcl.interop.timm.reading import read_folder
 from mcl.interop.torchvision.names import from_torchvision
 from mcl.nn.parts import BODY, PIECES, prefixes_of
+from mcl.nn.stored import require_sound, what_is_there
+from mcl.nn.trunk import IMAGENET_STD
 
-#: plain types that old checkpoints keep beside their weights; building one runs no code of the file
-PLAIN = [
-    argparse.Namespace,
-    np.dtype,
-    np.ndarray,
-    *(getattr(np.dtypes, n) for n in ("Float64DType", "Float32DType", "Int64DType")),
-]
 AUTHORS = (
     (r"encoder_q\.0\.(.+)", BODY + r"\1"),
     (r"encoder_q\.1\.lateral_convs\.(\d)\.conv\.(\w+)", r"backbone.fpn.inner_blocks.\1.0.\2"),
@@ -50,21 +42,22 @@ def read_foreign(source: Path | str, image_size: int = 224) -> tuple[str, dict[s
 
     Returns:
         What it is; tensors under the trunk's names (a network that is not a ResNet has timm's names of the whole
-        network after ``backbone.body.``: see ``timm_names.to_features``); and notes for the user.
+        network after ``backbone.body.``: see ``interop.timm.names.to_features``); and notes for the user.
 
     Raises:
         UserError: neither a path nor a timm name, damaged, refused as unsafe, or without a network we know.
     """
     path = Path(source)
-    if path.is_dir():
+    kind = what_is_there(path)
+    if kind == "folder":
         architecture, state = read_folder(path)
-        return f"timm {architecture}", _under_body(_without_classifier(state)), []
-    if not path.exists():
+        return _checked(f"timm {architecture}", _under_body(_without_classifier(state)), [], path)
+    if not kind:
         return _read_timm_name(str(source), image_size)
     if path.suffix == ".pkl":
         state, notes = read_detectron2(path)
         return _checked("Detectron2", state, notes, path)
-    content = _read_tensors(path)
+    content = read_content(path)
     kind, state, notes = _recognise(*unpack(content), path)
     return kind, state, notes + _openmmlab_input(content, state)
 
@@ -82,11 +75,12 @@ def _recognise(
     if any(name.startswith("encoder_q.1.lateral_convs.") for name in plain):
         return _checked("MCL (the authors')", *_from_authors(plain), path)
     if any(name.startswith("neck.lateral_convs.") for name in plain):
-        return _checked("MMDetection", mmdetection_format.from_state(plain), [], path)
+        return _checked("MMDetection", from_mmdetection(plain), [], path)
     if any(re.match(r"(backbone\.bottom_up\.)?res2\.0\.conv1\.", name) for name in plain):
         named = {from_detectron2(name): tensor for name, tensor in plain.items()}
         named.pop(None, None)
-        return _checked("Detectron2", named, ["taken as RGB with ImageNet's std: a .pth does not say"], path)
+        kind, named, _ = _checked("Detectron2", named, [], path)
+        return kind, named, adapt_input(named, path)
     if any(name.startswith(BODY) for name in plain):
         kept = {name: tensor for name, tensor in plain.items() if name.startswith(prefixes_of(PIECES))}
         linear = [
@@ -111,8 +105,16 @@ def _openmmlab_input(content: Any, state: dict[str, Tensor]) -> list[str]:
     config = str(meta.get("cfg", "")) if isinstance(meta, Mapping) else ""
     if not re.search(r"to_rgb'?\s*[=:]\s*False", config):
         return []
-    plain_std = re.search(r"std'?\s*[=:]\s*\[\s*1\.?0?\s*,", config) is not None
-    return to_rgb(state, {"FORMAT": "BGR", "PIXEL_STD": [1.0 if plain_std else 58.0]})
+    told = {name: numbers for name in ("mean", "std") if len(numbers := _numbers_of(name, config)) == 3}
+    plain = {"std": tuple(255 * value for value in IMAGENET_STD[::-1])}
+    return to_rgb(state, PixelInput("BGR", **{**plain, **told}, stride_in_1x1=False))
+
+
+def _numbers_of(name: str, config: str) -> tuple[float, ...]:
+    """``std=[1.0, 1.0, 1.0]`` of a config's text; () if it is not there or holds a zero."""
+    found = re.search(rf"{name}'?\s*[=:]\s*[\[(]([^\])]{{1,100}})", config)
+    numbers = tuple(map(float, re.findall(r"\d+(?:\.\d*)?", found[1]))) if found else ()
+    return numbers if all(numbers) else ()
 
 
 def _checked(
@@ -120,6 +122,9 @@ def _checked(
 ) -> tuple[str, dict[str, Tensor], list[str]]:
     if len(state) < 4:
         raise UserError(f"{path}: no weights of a backbone in it ({len(state)} tensors)")
+    if what_is_there(path) == "file":
+        require_no_larger(state, path)
+    require_sound(state, str(path))
     return kind, _with_counters(state), notes
 
 
@@ -143,24 +148,6 @@ def _from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[
     return named, [
         f"{len(state) - len(named)} tensors are left out (target network, projector, predictors, queue)"
     ]
-
-
-def _read_tensors(path: Path) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals(PLAIN):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f" ({named[1]})" if named else ""
-        raise UserError(
-            f"{path}: refused: holds more than tensors and plain types{what}, which could run any code; save its state dict alone"
-        ) from None
-    except Exception as error:  # a damaged file can raise anything
-        raise UserError(
-            f"{path}: not a readable weights file ({' '.join(str(error).split())[:120]})"
-        ) from None
 
 
 def _read_timm_name(name: str, image_size: int) -> tuple[str, dict[str, Tensor], list[str]]:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from mcl.errors import UserError
-from mcl.interop.reading.foreign import BODY, architecture_of, read_foreign
+from mcl.interop.reading.files import is_safetensors
+from mcl.interop.reading.foreign import architecture_of, read_foreign
 from mcl.interop.timm.names import to_features
 from mcl.interop.torchvision.resnet_shape import ResnetShape
 from mcl.nn.backbone import build_backbone
+from mcl.nn.described import checked_spec
 from mcl.nn.load_report import LoadReport, match
-from mcl.nn.parts import FPN, HEAD, choose_pieces, least_parts, parts_of, pieces_in, prefixes_of, trained_in
-from mcl.nn.trunk import FILE_NAME, Trunk, TrunkSpec, read_trunk
+from mcl.nn.parts import (
+    BODY,
+    FPN,
+    HEAD,
+    choose_pieces,
+    least_parts,
+    parts_of,
+    pieces_in,
+    prefixes_of,
+    trained_in,
+)
+from mcl.nn.stored import DETECTOR_FILE, TRUNK_FILE, safetensors_metadata, what_is_there
+from mcl.nn.trunk import Trunk, TrunkSpec, read_trunk
 
 REMEDY = "leave --init_parts away to take what was trained, or give --allow_partial to start the rest fresh"
 
@@ -92,13 +105,15 @@ def read_any_trunk(
         UserError: unreadable, or of an architecture that cannot be told.
     """
     if _is_ours(Path(source)):
-        return read_trunk(source)
+        spec, state, metadata = read_trunk(source)
+        return spec, state, {key: value for key, value in metadata.items() if key not in ("kind", "notes")}
     size = image_size or 224
     kind, state, notes = read_foreign(source, size)
     backbone = architecture_of(kind) or _resnet_name(source, kind, state)
-    lateral = state.get(FPN + "inner_blocks.0.0.weight")
+    output = state.get(f"{FPN}layer_blocks.3.0.weight")
     convs = {name.split(".")[2] for name in state if name.startswith(HEAD)}
-    spec = TrunkSpec(backbone, 256 if lateral is None else lateral.shape[0], len(convs) or 4, size)
+    spec = TrunkSpec(backbone, output.shape[0] if output is not None and output.dim() else 256, len(convs) or 4, size)
+    checked_spec(asdict(spec), state, str(source))
     body = {BODY + name: tensor for name, tensor in build_backbone(backbone, size).state_dict().items()}
     state, _ = _aligned(state, body)
     pieces = pieces_in(state)
@@ -112,23 +127,20 @@ def _read(
     if _is_ours(Path(source)):
         spec, state, metadata = read_trunk(source)
         trained = trained_in(metadata)
-        return f"trunk of mcl ({spec.backbone})", state, [f"pre-trained: {parts_of(trained)}"], trained
+        inside = " inside a fine-tuned detector" if metadata.get("method") == "fine-tuned" else ""
+        kind = f"trunk of mcl ({spec.backbone}){inside}"
+        return kind, state, [f"{'trained' if inside else 'pre-trained'}: {parts_of(trained)}"], trained
     kind, state, notes = read_foreign(source, image_size)
     return kind, state, notes, pieces_in(state)
 
 
 def _is_ours(path: Path) -> bool:
-    if path.is_dir():
+    kind = what_is_there(path)
+    if kind == "folder":
         return not (path / "config.json").is_file()  # a run folder, finished or not; read_trunk tells
-    if path.suffix != ".safetensors" or not path.is_file():
-        return path.name == FILE_NAME
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as opened:
-            return "spec" in (opened.metadata() or {})
-    except (SafetensorError, OSError):
+    if path.name in (TRUNK_FILE, DETECTOR_FILE):
         return True  # read_trunk says what is wrong with it
+    return kind == "file" and is_safetensors(path) and not {"spec", "plan"}.isdisjoint(safetensors_metadata(path))
 
 
 def _aligned(

@@ -43,16 +43,16 @@ METHODS = (
 )
 
 
-def unpack(content: Any) -> tuple[dict[str, Tensor], str]:
-    """The dictionary of tensors inside a checkpoint, and the key it was under ("" at the top)."""
-    if not isinstance(content, Mapping):
+def unpack(content: Any, depth: int = 4) -> tuple[dict[str, Tensor], str]:
+    """The dictionary of tensors inside a checkpoint, at most ``depth`` containers deep, and its key ("" at the top)."""
+    if not isinstance(content, Mapping) or depth == 0:
         return {}, ""
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if len(tensors) > 3:
         return tensors, ""
     for key in CONTAINERS:
         if isinstance(content.get(key), Mapping):
-            inner, deeper = unpack(content[key])
+            inner, deeper = unpack(content[key], depth - 1)
             if inner:
                 return inner, deeper or key
     return tensors, ""

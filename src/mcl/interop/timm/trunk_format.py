@@ -6,64 +6,84 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mcl.errors import UserError
+from mcl.interop.timm.model_card import model_card
 from mcl.interop.timm.names import whole_name
-from mcl.interop.writing.exported import Exported, TrunkSource, compare, probe_images, trunk_maps
-from mcl.interop.writing.model_card import model_card
+from mcl.interop.writing.exported import Exported, Unfit, compare
+from mcl.interop.writing.source import TrunkSource, probe_images, trunk_maps
 from mcl.nn.load_report import match
 
 WEIGHTS = "model.safetensors"
 
 
-def write_timm(source: TrunkSource, folder: Path) -> Exported:
+def companions(out: Path) -> tuple[str, ...]:
+    """None: all is in the folder."""
+    return ()
+
+
+def fit(source: TrunkSource) -> Exported:
+    """Whether timm's whole network takes the backbone's tensors. The maps are compared when the folder is there.
+
+    Raises:
+        Unfit: the whole network cannot be built at this size.
+    """
+    return _filled(source)[0]
+
+
+def write(source: TrunkSource, folder: Path) -> Exported:
     """Write ``model.safetensors``, ``config.json`` and the model card ``README.md``; backbone only.
 
     What a whole network has behind C5 (last norm, ``conv_head``) no trunk has: it is written with timm's own
     starting values, so that the file loads without gaps, and is named in the notes and the card.
 
     Raises:
-        UserError: the whole network cannot be built at this size.
+        Unfit: see ``fit``.
         RunFailed: the maps through timm differ.
     """
+    done, whole, model_args, tensors, fresh = _filled(source)
+    folder.mkdir()
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    described = json.dumps(config(source, whole, model_args), indent=2)
+    (folder / "config.json").write_text(described + "\n", "utf-8")
+    (folder / "README.md").write_text(model_card(source, fresh), "utf-8")
+    return replace(done, differences=_check(source, folder))
+
+
+def _filled(source: TrunkSource) -> tuple[Exported, nn.Module, dict[str, Any], dict[str, Tensor], list[str]]:
+    """The whole network, the arguments that build it, its tensors, and the names of those that no trunk has."""
     whole, model_args = whole_network(source)
     wanted = whole.state_dict()
     given = {whole_name(name, wanted) or name: tensor for name, tensor in source.body.items()}
     fits, report = match(wanted, given, tuple(given))
     report.require_complete("export", allow_partial=False)
     fresh = [name for name in wanted if name not in fits]
-    folder.mkdir()
     tensors = {name: fits.get(name, tensor).detach().cpu().contiguous() for name, tensor in wanted.items()}
-    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-    (folder / "config.json").write_text(
-        json.dumps(config(source, whole, model_args), indent=2) + "\n", "utf-8"
-    )
-    (folder / "README.md").write_text(model_card(source, fresh), "utf-8")
     notes = [f"behind C5, not pre-trained: {', '.join(fresh)}"] if fresh else []
-    return Exported(
-        report,
-        _check(source, folder),
-        f"timm.create_model('local-dir:...'), timm {timm.__version__}",
-        notes=notes,
-    )
+    by = f"timm.create_model('local-dir:...'), timm {timm.__version__}"
+    return Exported(report, {}, by, notes=notes), whole, model_args, tensors, fresh
 
 
 def whole_network(source: TrunkSource) -> tuple[nn.Module, dict[str, Any]]:
-    """timm's network without a classifier, and the arguments besides its name that it needs."""
+    """timm's network without a classifier, and the arguments besides its name that it needs.
+
+    Raises:
+        Unfit: it cannot be built.
+    """
     size = {"img_size": source.spec.image_size}
     for arguments in (size, {}):
         try:
             return timm.create_model(source.backbone, num_classes=0, **arguments), arguments
         except (TypeError, RuntimeError, AttributeError) as error:
             failure = error  # only networks of a fixed input size take img_size
-    raise UserError(f"--to timm: timm cannot build {source.backbone}: {failure}")
+    raise Unfit(f"it cannot build {source.backbone}: {' '.join(str(failure).split())}")
 
 
 def config(source: TrunkSource, whole: nn.Module, model_args: dict[str, Any]) -> dict[str, Any]:
@@ -93,27 +113,8 @@ def config(source: TrunkSource, whole: nn.Module, model_args: dict[str, Any]) ->
     }  # fmt: skip
 
 
-def read_folder(folder: Path) -> tuple[str, dict[str, Tensor]]:
-    """Architecture and state dict of a folder in timm's layout (ours, or one from the hub).
-
-    Raises:
-        UserError: ``config.json`` or the weights are missing or damaged.
-    """
-    try:
-        architecture = json.loads((folder / "config.json").read_text("utf-8"))["architecture"]
-        for name in (WEIGHTS, "open_clip_model.safetensors"):
-            if (folder / name).is_file():
-                return architecture, load_file(folder / name)
-        return architecture, torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(
-            f"{folder}: not a model folder in timm's layout: {' '.join(str(error).split())}"
-        ) from None
-
-
 def _check(source: TrunkSource, folder: Path) -> dict[str, float]:
-    images = probe_images(source.spec)
-    ours = trunk_maps(source, images)
+    images, ours = probe_images(source.spec), trunk_maps(source)
     name = f"local-dir:{folder}"
     timm.create_model(name, pretrained=True)  # the whole network: every name must be there
     indices = tuple(source.trunk.backbone.body.feature_info.out_indices)

@@ -10,7 +10,6 @@ from typing import Any
 import torchvision.models as models
 from torchvision.models.detection import FasterRCNN
 
-from mcl.errors import UserError
 from mcl.interop.torchvision.resnet_shape import ResnetShape
 
 CODE = '''"""Builds the detector of {weights} from torchvision alone (written by mcl export).
@@ -63,23 +62,14 @@ MASKS = """
 
 
 def builder_source(detector: FasterRCNN, plan: Any, weights: str) -> str:
-    """The code for a detector of ours.
+    """The code for a detector of ours, on a plain ResNet (``detector_format.fit``).
 
     Args:
         plan: its ``DetectorPlan`` (class names, settings of testing).
         weights: file name of the state dict.
-
-    Raises:
-        UserError: not an R-CNN, or the backbone is not one of torchvision's ResNets.
     """
-    if not isinstance(detector, FasterRCNN):
-        raise UserError(f"--to torchvision: holds an R-CNN only, not a {plan.settings.title}; use --to onnx")
     body = detector.backbone.body.state_dict()
     shape, transform, roi = ResnetShape.of(body), detector.transform, detector.roi_heads
-    if shape is None or shape.stem_differs():
-        raise UserError(
-            f"--to torchvision: it has no {plan.spec.backbone}, only ResNets; for this detector use --to onnx"
-        )
     counts = ", ".join(map(str, shape.counts))
     block = "BasicBlock" if shape.block == "basic" else "Bottleneck"
     resnet = f"models.ResNet(models.resnet.{block}, [{counts}], groups={shape.groups}, width_per_group={shape.width})"
@@ -87,11 +77,10 @@ def builder_source(detector: FasterRCNN, plan: Any, weights: str) -> str:
         resnet = f'models.get_model("{shape.name}", weights=None)'
     masks = MASKS.format(mask_roi_size=roi.mask_roi_pool.output_size[0]) if plan.masks else ""
     anchors = detector.rpn.anchor_generator
-    widths = [(64 if shape.block == "basic" else 256) * 2**i for i in range(4)]
     return CODE.format(
         weights=_harmless(weights), labels=_harmless(", ".join(f"{i} {name}" for i, name in enumerate(plan.names, 1))),
         channels=plan.spec.pyramid_channels, classes=len(plan.names) + 1, roi_scale=roi.box_roi_pool.canonical_scale, resnet=resnet,
-        widths=widths, ratios=_plain(anchors.aspect_ratios), anchors=_plain(anchors.sizes), rpn_convs=len(detector.rpn.head.conv),
+        widths=shape.widths, ratios=_plain(anchors.aspect_ratios), anchors=_plain(anchors.sizes), rpn_convs=len(detector.rpn.head.conv),
         roi_size=roi.box_roi_pool.output_size[0], convs=plan.spec.head_convs, fc=plan.settings.fc_channels,
         kind="MaskRCNN" if plan.masks else "FasterRCNN", min_size=tuple(transform.min_size), max_size=transform.max_size,
         divisible=transform.size_divisible, mean=list(transform.image_mean), std=list(transform.image_std),

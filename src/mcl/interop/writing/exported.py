@@ -1,81 +1,19 @@
-"""What every export starts from, what it hands back, and the numerical check they share."""
+"""What an export hands back, what a format's module offers, and the numerical check that formats share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from mcl.errors import RunFailed, UserError
-from mcl.interop.torchvision.resnet_shape import ResnetShape
-from mcl.nn.backbone import features_of
 from mcl.nn.load_report import LoadReport
-from mcl.nn.parts import BODY, LEVELS, pieces_of, prefixes_of
-from mcl.nn.trunk import Trunk, TrunkSpec
 
 TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True)
-class TrunkSource:
-    """A trunk to export.
-
-    Attributes:
-        trunk: in eval mode.
-        metadata: of its file (recipe, data fingerprint, cost, ...).
-        parts: what is exported.
-        origin: the path it came from.
-    """
-
-    trunk: Trunk
-    metadata: Mapping[str, Any]
-    parts: str
-    origin: Path
-
-    @property
-    def spec(self) -> TrunkSpec:
-        """Shape of the trunk."""
-        return self.trunk.spec
-
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """The tensors of ``parts``, under torchvision's names."""
-        wanted = prefixes(self.parts)
-        return {
-            name: tensor.detach()
-            for name, tensor in self.trunk.state_dict().items()
-            if name.startswith(wanted)
-        }
-
-    @property
-    def body(self) -> dict[str, Tensor]:
-        """The backbone's tensors under their own names (``backbone.body.`` taken away)."""
-        return {name.removeprefix(BODY): t for name, t in self.state.items() if name.startswith(BODY)}
-
-    @property
-    def backbone(self) -> str:
-        """timm name without the tag of its weights."""
-        return self.spec.backbone.partition(".")[0]
-
-    @property
-    def has_pyramid(self) -> bool:
-        """Whether anything of the pyramid is exported."""
-        return not {*LEVELS}.isdisjoint(pieces_of(self.parts))
-
-    @property
-    def levels(self) -> tuple[str, ...]:
-        """Pyramid levels that can be computed from what is exported: those without a gap above them."""
-        pieces = set(pieces_of(self.parts))
-        return tuple(level for i, level in enumerate(LEVELS) if {*LEVELS[i:]} <= pieces)
-
-    @property
-    def has_head(self) -> bool:
-        """Whether the head's convolutions are exported."""
-        return "head" in pieces_of(self.parts)
 
 
 @dataclass(frozen=True)
@@ -86,7 +24,6 @@ class Exported:
         report: what of the receiving model the files fill.
         differences: name of a map (c2 .. c5, p2 .. p5, ...) -> largest difference, in units of the map's largest value.
         checked_by: who computed the other side.
-        companions: further files beside the main one.
         unit: of the differences.
         notes: what the user should know.
     """
@@ -94,46 +31,41 @@ class Exported:
     report: LoadReport
     differences: dict[str, float]
     checked_by: str
-    companions: tuple[str, ...] = ()
     unit: str = "relative to a map's largest value"
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """For the screen."""
-        if not self.differences:
-            return [*self.report.lines(), *self.notes, f"check: {self.checked_by}"]
         largest = ", ".join(f"{name} {value:.0e}" for name, value in self.differences.items())
         check = f"check: equal through {self.checked_by}; largest differences ({self.unit}): {largest}"
         return [*self.report.lines(), *self.notes, check]
 
 
-def prefixes(parts: str) -> tuple[str, ...]:
-    """Beginnings of the names of the tensors of ``parts``."""
-    return prefixes_of(pieces_of(parts))
+class Unfit(UserError):
+    """The receiver has no network like this one. The message is why, without the format's name; ``mcl export`` adds
+    that and the formats that do work."""
 
 
-def probe_images(spec: TrunkSpec, images: int = 2) -> Tensor:
-    """Normalised noise of the size the trunk was trained on: (images, 3, S, S), always the same."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(images, 3, spec.image_size, spec.image_size, generator=generator)
+class FormatModule(Protocol):
+    """What the modules named in ``mcl.config.formats`` offer; ``source`` is a ``TrunkSource`` or ``DetectorSource``."""
 
+    def companions(self, out: Path) -> tuple[str, ...]:
+        """Names of the files that go beside ``out``."""
 
-@torch.no_grad()
-def trunk_maps(source: TrunkSource, images: Tensor) -> dict[str, Tensor]:
-    """Every map that the exported parts give: c2..c5, p2..p5, and ``head`` of one window a pyramid image."""
-    features = features_of(source.trunk.backbone.body, images)
-    maps = {f"c{level + 2}": feature for level, feature in enumerate(features)}
-    if source.levels:
-        pyramid = source.trunk(images)
-        maps |= {level: pyramid[level] for level in source.levels}
-    if source.has_head and source.levels:
-        maps["head"] = source.trunk.roi_heads.box_head(windows_of(maps[source.levels[0]], source.spec.window))
-    return maps
+    def fit(self, source: Any) -> Exported:
+        """Prove that the receiver's network computes what the source's does; writes nothing.
 
+        Raises:
+            Unfit: the receiver has no such network.
+        """
 
-def windows_of(pyramid_map: Tensor, window: int) -> Tensor:
-    """The first window of each image: (N, C, h, w) -> (N, C, window, window)."""
-    return pyramid_map[:, :, :window, :window]
+    def write(self, source: Any, path: Path) -> Exported:
+        """``fit``, then write ``path`` and its companions, and read them back.
+
+        Raises:
+            Unfit: as ``fit``; nothing has been written then.
+            RunFailed: what was written is not what was meant.
+        """
 
 
 def compare(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, float]:
@@ -157,6 +89,34 @@ def compare(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[st
     return differences
 
 
+def require_same_backbone(
+    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], backbone: str, called: str
+) -> None:
+    """Refuse a backbone whose tensors have the names and shapes of another one that computes something else.
+
+    ``resnetblur50``, for one, is a ResNet-50 with a blur before each stride: not one tensor tells.
+
+    Args:
+        ours, theirs: maps; only c2 .. c5 are looked at.
+        backbone: what the trunk has.
+        called: what the receiver would build.
+
+    Raises:
+        Unfit: a map differs, or ours is zero everywhere or not finite, which proves nothing.
+    """
+    for level in ("c2", "c3", "c4", "c5"):
+        own, other = ours[level], theirs[level]
+        largest = float(own.abs().max())
+        if not 0 < largest < float("inf"):
+            raise Unfit(f"{level} of the trunk's {backbone} is {largest:g} at most: there is nothing to compare")
+        apart = float((own - other).abs().max()) / largest if own.shape == other.shape else float("inf")
+        if not apart <= TOLERANCE:
+            raise Unfit(
+                f"it has no {backbone}: {called}, whose tensors have the same names and shapes, computes something "
+                f"else ({level} differs by {apart:.1e})"
+            )
+
+
 def same_tensors(written: Mapping[str, Tensor], read: Mapping[str, Tensor]) -> None:
     """Raise ``RunFailed`` unless both hold the same names with the same values, bit for bit."""
     wrong = set(written) ^ set(read)
@@ -167,18 +127,3 @@ def same_tensors(written: Mapping[str, Tensor], read: Mapping[str, Tensor]) -> N
         raise RunFailed(
             f"export check failed: {len(wrong)} tensors came back changed ({sorted(wrong)[0]}); nothing was written"
         )
-
-
-def require_receiver(source: TrunkSource, fits: bool, receiver: str, has: str) -> None:
-    """Raise ``UserError`` naming the formats that do work, unless the backbone is one of those ``receiver`` has."""
-    if fits:
-        return
-    shape = ResnetShape.of(source.body)
-    plain = shape is not None and shape.stem_differs() is None and receiver != "torchvision"
-    others = ["torchvision"] * plain + ["timm", "safetensors"]
-    raise UserError(
-        f"--to {receiver}: it has no {source.backbone}, only {has}; for this trunk use --to {' or --to '.join(others)}"
-    )
-
-
-Writer = Callable[[TrunkSource, Path], Exported]

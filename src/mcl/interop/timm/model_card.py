@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mcl.config.formats import holding
 from mcl.errors import printable
-from mcl.interop.writing.exported import TrunkSource
+from mcl.interop.writing.source import TrunkSource
 
 CARD = """---
 library_name: timm
@@ -37,7 +38,7 @@ Images: RGB, values 0..1, mean {mean}, std {std}; pre-trained at {size} x {size}
 {rows}
 
 The pyramid and the box head that were trained with this backbone are not in this folder:
-`mcl export ... --to torchvision`, `detectron2`, `mmdetection` or `safetensors` writes them.
+`mcl export` writes them with {others}.
 """
 #: method -> (title, where the weights come from)
 ORIGINS = {
@@ -67,23 +68,30 @@ def model_card(source: TrunkSource, fresh: list[str]) -> str:
         mean=tuple(spec.mean),
         std=tuple(spec.std),
         fresh=tail,
+        others=", ".join(f"`--to {entry.name}`" for entry in holding("trunk") if entry.parts != "backbone"),
         rows=rows,
     )
 
 
 def _facts(metadata: Mapping[str, Any]) -> dict[str, str]:
-    cost = metadata.get("cost") or {}
-    seconds, images = cost.get("seconds"), cost.get("images")
+    cost = metadata.get("cost")
+    cost = cost if isinstance(cost, Mapping) else {}
+    seconds, images, used = map(_number, (cost.get("seconds"), cost.get("images"), metadata.get("data_images")))
     known = {
         "Method": metadata.get("method"),
         "Recipe": metadata.get("recipe"),
         "Steps": metadata.get("steps"),
-        "Data": metadata.get("data_images") and f"{metadata['data_images']:,} unlabeled images",
+        "Data": used and f"{used:,} unlabeled images",
         "Data fingerprint": metadata.get("data_fingerprint") and f"`{metadata['data_fingerprint']}`",
         "Cost": seconds and f"{seconds / 3600:.2f} h" + (f" for {images:,} images seen" if images else ""),
         "Results": metadata.get("results") and json.dumps(metadata["results"]),
     }
     return {name: _cell(str(value)) for name, value in known.items() if value} or {"Origin": "not recorded"}
+
+
+def _number(value: Any) -> float | None:
+    """Anything may be in a file's metadata; a number is what can be counted with."""
+    return value if type(value) in (int, float) else None
 
 
 def _cell(text: str) -> str:
