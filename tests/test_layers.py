@@ -27,6 +27,8 @@ FLOORS = (
     {"config"},
     {"errors", "signals", "randomness", "run_files", "recipes"},
 )
+# Settings of a method or detector are found by its name when a command is parsed: config is told where to look.
+REGISTRIES = {"mcl.methods.registry", "mcl.detect.registry"}
 # Rooms that know no command, and the settings that they may name in a message because they take them: sections of
 # mcl.config, and what a run folder is opened with.
 NAMED = {
@@ -60,7 +62,7 @@ def imports(tree: ast.Module) -> list[tuple[str, str]]:
         elif isinstance(node, ast.Import):
             found += [(alias.name, "") for alias in node.names if alias.name.split(".")[0] == "mcl"]
         # as in cli.py: imported by its name when it is needed
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in MODULES and "." in node.value:
+        elif isinstance(node, ast.Constant) and node.value in MODULES and node.value not in {"mcl", *REGISTRIES}:
             found.append((node.value, ""))
     return found
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mcl.detect.detector import build_detector, load_trunk_into
 
 import mcl
 from levels import random_batch
 from mcl.config.finetune import DetectorSettings
 from mcl.config.models import ModelsSettings
 from mcl.config.pretrain import ModelSettings
-from mcl.detect.detector import build_detector, load_trunk_into
 from mcl.errors import UserError
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.settings import MclSettings
