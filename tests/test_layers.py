@@ -25,7 +25,7 @@ FLOORS = (
     {"engine", "data", "interop"},
     {"nn"},
     {"config"},
-    {"errors", "signals", "randomness", "run_files", "recipes"},
+    {"errors", "signals", "randomness", "run_files", "streams", "recipes"},
 )
 # Settings of a method or detector are found by its name when a command is parsed: config is told where to look.
 REGISTRIES = {"mcl.methods.registry", "mcl.detect.registry"}
