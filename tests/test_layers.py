@@ -25,7 +25,7 @@ FLOORS = (
     {"engine", "data", "interop"},
     {"nn"},
     {"config"},
-    {"errors", "signals", "randomness", "run_files", "recipes"},
+    {"errors", "signals", "randomness", "run_files", "streams", "recipes"},
 )
 # A choice (mcl.config.choice) names the registry of its kinds by a string, which is looked up when a command's settings
 # are read: config knows that there are methods, and none of them.
@@ -63,7 +63,7 @@ def imports(tree: ast.Module) -> list[tuple[str, str]]:
         elif isinstance(node, ast.Import):
             found += [(alias.name, "") for alias in node.names if alias.name.split(".")[0] == "mcl"]
         # as in cli.py: imported by its name when it is needed
-        elif isinstance(node, ast.Constant) and node.value in MODULES and "." in node.value and node.value not in REGISTRIES:
+        elif isinstance(node, ast.Constant) and node.value in MODULES and node.value not in {"mcl", *REGISTRIES}:
             found.append((node.value, ""))
     return found
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from mcl.run.commands import COMMANDS  # noqa: E402
+from mcl.streams import lead_to_nowhere, open_closed_streams, tell  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     from mcl.errors import UserError
 
+    open_closed_streams()
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
             print(_usage())
@@ -43,20 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell(error)
         return _leave(error.exit_code)
     except KeyboardInterrupt:
-        print("mcl: stopped", file=sys.stderr)
+        tell("mcl: stopped")
         return _leave(130)
-    except BrokenPipeError:
-        _forget_stdout()
+    except BrokenPipeError:  # as of any tool: mcl models | head
         return 141
     finally:
         try:
             sys.stdout.flush()
         except OSError:  # a full disk under a log: Python would end with an error of its own
-            _forget_stdout()
-
-
-def _forget_stdout() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            lead_to_nowhere(sys.stdout)
 
 
 def _tell(error: Exception) -> None:
@@ -65,7 +62,7 @@ def _tell(error: Exception) -> None:
     from mcl.errors import printable
 
     if rank_by_environment() == 0 or "mcl.engine.processes.job" in sys.modules:
-        print("\n".join(map(printable, f"mcl: error: {error}".splitlines())), file=sys.stderr, flush=True)
+        tell("\n".join(map(printable, f"mcl: error: {error}".splitlines())))
     else:
         time.sleep(15)  # a launcher ends all processes with the first: rank 0, maybe slower, must have told it by then
 

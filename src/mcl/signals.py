@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-#: Ctrl-C; the end of a job; SLURM's warning before it (``--signal=USR1@60``)
-STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+#: Ctrl-C; the end of a job; SLURM's warning before it (``--signal=USR1@60``); a terminal or connection that was lost
+STOPPING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
+)
+HANGUP = getattr(signal, "SIGHUP", None)
 
 
 class StopWaiting(BaseException):
@@ -39,11 +42,15 @@ class Caught:
             self._waiting = False
 
     def note(self, number: int, _frame: object) -> None:
-        """The handler: remember the signal; the same one again has its usual effect."""
+        """The handler: remember the signal; the same one again has its usual effect.
+
+        (But for SIGHUP: when a terminal goes, kernel and shell both send one.)
+        """
         first, self.number = self.number is None, self.number or number
         if not self.alone:
             return
-        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+        if number != HANGUP:
+            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
         if first and self._waiting:
             raise StopWaiting
 
@@ -52,13 +59,21 @@ class Caught:
 def catch_signals(alone: bool = True) -> Iterator[Caught]:
     """Collect the signals in ``STOPPING``; the same one a second time kills (``alone``: see ``Caught``)."""
     caught = Caught(alone)
-    try:
-        previous = {number: signal.signal(number, caught.note) for number in STOPPING}
-    except ValueError:  # not in the main thread: signals are the caller's
+    with handled_by(caught.note):
         yield caught
+
+
+@contextmanager
+def handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Inside, ``handler`` is called for the signals in ``STOPPING``; what ``nohup`` ignores stays ignored."""
+    numbers = [n for n in STOPPING if n != HANGUP or signal.getsignal(n) != signal.SIG_IGN]
+    try:
+        previous = {number: signal.signal(number, handler) for number in numbers}
+    except ValueError:  # not in the main thread: signals are the caller's
+        yield
         return
     try:
-        yield caught
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -186,6 +186,34 @@ def no_room_for_stdout() -> None:
     os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
 
 
+def output_is_not_read(*streams: int) -> Callable[[], None]:
+    """These standard streams lead to a pipe that nobody reads any more, as when ``tee`` died."""
+    return functools.partial(_output_is_not_read, streams)
+
+
+def _output_is_not_read(streams: Sequence[int]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for number in streams:
+        os.dup2(writer, number)
+
+
+def on_terminal(name: str) -> Callable[[], None]:
+    """Standard output and error are this terminal, and it controls the process."""
+    return functools.partial(_on_terminal, name)
+
+
+def _on_terminal(name: str) -> None:
+    terminal = os.open(name, os.O_RDWR)  # of a process that leads its session: the controlling one from now on
+    os.dup2(terminal, 1)
+    os.dup2(terminal, 2)
+
+
+def under_nohup() -> None:
+    """SIGHUP is ignored, as ``nohup`` has it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 def poison_gradients(step: int) -> None:
     """In this process: from step ``step`` (0-based) on, the loss is fine and its gradient is NaN."""
     from mcl.methods.mcl.method import Mcl

@@ -10,25 +10,23 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import IO
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from mcl.engine.run_folder import RunFolder
+from mcl.streams import Unbreakable
 
 
 class _Console(Console):
-    """A console whose full disk (``mcl pretrain ... > log``) does not end a run."""
+    """A console whose full disk (``> log``) or broken pipe (``| tee``) does not end a run: the run folder has it all."""
 
-    def print(self, *objects: Any, **style: Any) -> None:
-        try:
-            super().print(*objects, **style)
-        except BrokenPipeError:
-            raise
-        except OSError:
-            pass  # what is told here is in the run folder, too
+    @property
+    def file(self) -> IO[str]:
+        """Where it writes to."""
+        return Unbreakable(super().file)
 
 
 console = _Console(highlight=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from threading import Thread
 
 from mcl.engine.logging import console
 from mcl.errors import Interrupted, RunFailed
+from mcl.signals import HANGUP, handled_by
 
 ERROR = "mcl: error: "
 
@@ -25,7 +26,7 @@ def run_side_by_side(commands: Mapping[str, Sequence[str]]) -> None:
 
     Raises:
         RunFailed: one of them failed (the others are stopped, and write their checkpoints).
-        Interrupted: SIGINT or SIGTERM came; it was passed on, and all have written their checkpoints.
+        Interrupted: a signal came; it was passed on, and all have written their checkpoints.
     """
     width = max(map(len, commands))
     jobs = {name: _Job(f"{name:<{width}} │ ", arguments) for name, arguments in commands.items()}
@@ -93,16 +94,10 @@ def _first_failure(jobs: Mapping[str, _Job]) -> str | None:
 
 @contextmanager
 def _signals_as_exception() -> Iterator[None]:
-    def stop(number: int, _frame) -> None:
+    def stop(number: int, _frame: object) -> None:
+        if number == HANGUP:  # often comes twice
+            signal.signal(number, signal.SIG_IGN)
         raise Interrupted(f"stopped by {signal.Signals(number).name}", number)
 
-    try:
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: signals are the caller's
+    with handled_by(stop):
         yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
