@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcl.config.pretrain import ModelSettings, ViewSettings
+from mcl.config.pretrain import ViewSettings
 from mcl.data.loading.views import Wanted
 from mcl.engine.processes.distributed import all_gather_rows, rank
 from mcl.errors import UserError
@@ -19,7 +19,7 @@ from mcl.methods.class_folders import class_field
 from mcl.methods.mcl.canvases import MclCanvases
 from mcl.methods.mcl.dense import dense_loss
 from mcl.methods.mcl.encoder import Layout, Read
-from mcl.methods.mcl.loss import LevelLoss, contrast, level_weights, regress, total_loss
+from mcl.methods.mcl.loss import total_loss
 from mcl.methods.mcl.micro_batches import MicroBatch, Targets, everyones, relabelled
 from mcl.methods.mcl.montage import uneven_tiles
 from mcl.methods.mcl.numbers import level_numbers
@@ -30,7 +30,6 @@ from mcl.methods.mcl.siamese import simsiam_losses, vicreg_losses
 from mcl.methods.mcl.tiles import VIEWS, other_view, tile_specs, tiles_of
 from mcl.methods.mcl.variants import variants_of
 from mcl.nn.pyramid import LEVELS
-from mcl.nn.trunk import Trunk
 
 
 class Mcl(MclCanvases):
@@ -44,15 +43,6 @@ class Mcl(MclCanvases):
         "dead_level": "its tiles may be too small to show anything; try a larger --image_size, more weight in "
         "--method.level_weights, or --method.scales without its scale",
     }
-
-    def __init__(
-        self, trunk: Trunk, model: ModelSettings, settings: MclSettings, seed: int, precision: str = "fp32",
-        channels_last: bool = True,
-    ) -> None:  # fmt: skip
-        super().__init__(trunk, model, settings, seed, precision, channels_last)
-        self.weights = dict(
-            zip(self.scales, settings.level_weights or level_weights(len(self.scales)), strict=True)
-        )
 
     @classmethod
     def wanted(cls, settings: MclSettings, views: ViewSettings, image_size: int) -> Wanted:
@@ -183,28 +173,6 @@ class Mcl(MclCanvases):
         numbers = {f"dense/p{Layout.level_of(scale) + 2}": term.detach() for scale, (term, _) in rows.items()}
         numbers["dense/shared"] = torch.stack([share for _, share in rows.values()]).mean()
         return self.settings.dense_weight * loss, numbers
-
-    def compare(
-        self,
-        own: MicroBatch,
-        predictions: Mapping[int, Mapping[int, Tensor]],
-        targets: Mapping[int, Targets],
-        classes: Tensor | None = None,
-    ) -> dict[tuple[int, int], LevelLoss]:
-        """(view, scale) -> loss of a micro-batch's predictions, view -> scale -> (tiles, E), against the other view's targets."""
-        levels, settings = {}, self.settings
-        for view, of_view in predictions.items():
-            for scale in self.scales:
-                embeddings, target_labels = self.compared_with(targets[other_view(view)], scale)
-                labels = own.labels(view, scale).to(embeddings.device)
-                labels = labels if classes is None else classes[labels]
-                compared, weight = (of_view[scale], labels, embeddings, target_labels), self.weights[scale]
-                levels[view, scale] = (
-                    contrast(*compared, settings.temperature, weight)
-                    if settings.loss == "infonce"
-                    else regress(*compared, settings.loss, weight)
-                )
-        return levels
 
     def draw_first_batch(self, folder: Path, batch: Mapping[str, Any]) -> Path:
         images, layout, blocks = len(batch["index"]), self.settings.layout, {}

@@ -1,4 +1,4 @@
-"""The networks of MCL, and what they make of canvases: an embedding, a prediction or a target for every tile."""
+"""The networks of MCL, what they make of canvases (embeddings, predictions, targets of tiles), and how these compare."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from mcl.methods.losses import unit
 from mcl.methods.mcl.assignment import gather_targets, target_scales
 from mcl.methods.mcl.encoder import Encoder, Layout, Read
 from mcl.methods.mcl.localise import Localiser
+from mcl.methods.mcl.loss import LevelLoss, contrast, level_weights, regress
 from mcl.methods.mcl.micro_batches import MicroBatch, Targets
 from mcl.methods.mcl.montage import Shuffle
 from mcl.methods.mcl.settings import MclSettings
+from mcl.methods.mcl.tiles import other_view
 from mcl.methods.queue import KeyQueue
 from mcl.nn.backbone import features_of
 from mcl.nn.heads import build_predictor
@@ -37,6 +39,7 @@ class MclNetworks(Method):
         self.scales = tuple(settings.scales)
         # Exhaustive encoding is what the others are measured against: computed as the authors' code does.
         self.plain_gradients = settings.encode == "exhaustive"
+        self.weights = dict(zip(self.scales, settings.level_weights or level_weights(len(self.scales)), strict=True))
         if settings.layout == "batch":
             require_small_images(trunk, self.scales)
         encoder = Encoder(trunk, model.hidden, model.embedding, last_norm=settings.loss != "vicreg", dense=settings.dense_weight > 0)
@@ -136,6 +139,28 @@ class MclNetworks(Method):
             for scale in self.target_scales:
                 self.queues[str(scale)].push(torch.cat([found.embeddings[scale] for found in self._fresh.values()]))
         self._fresh = {}
+
+    def compare(
+        self,
+        own: MicroBatch,
+        predictions: Mapping[int, Mapping[int, Tensor]],
+        targets: Mapping[int, Targets],
+        classes: Tensor | None = None,
+    ) -> dict[tuple[int, int], LevelLoss]:
+        """(view, scale) -> loss of a micro-batch's predictions, view -> scale -> (tiles, E), against the other view's targets."""
+        levels, settings = {}, self.settings
+        for view, of_view in predictions.items():
+            for scale in self.scales:
+                embeddings, target_labels = self.compared_with(targets[other_view(view)], scale)
+                labels = own.labels(view, scale).to(embeddings.device)
+                labels = labels if classes is None else classes[labels]
+                compared, weight = (of_view[scale], labels, embeddings, target_labels), self.weights[scale]
+                levels[view, scale] = (
+                    contrast(*compared, settings.temperature, weight)
+                    if settings.loss == "infonce"
+                    else regress(*compared, settings.loss, weight)
+                )
+        return levels
 
     def compared_with(self, targets: Targets, scale: int) -> tuple[Tensor, Tensor]:
         """(M, E) targets that tiles of ``scale`` are compared with, and the label of each: -1 for those of the queue."""

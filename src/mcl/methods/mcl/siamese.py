@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +13,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mcl.engine.processes.distributed import process_count
 from mcl.methods.losses import unit
 from mcl.methods.mcl.assignment import gather_targets, target_scales
+from mcl.methods.mcl.canvases import MclCanvases
 from mcl.methods.mcl.loss import LevelLoss, total_loss
 from mcl.methods.mcl.micro_batches import MicroBatch, Targets, everyones, with_own
 from mcl.methods.mcl.numbers import level_numbers
 from mcl.methods.mcl.tiles import VIEWS, other_view
 from mcl.methods.mcl.vicreg import vicreg
 
-if TYPE_CHECKING:
-    from mcl.methods.mcl.method import Mcl
-
 Embeddings = Mapping[int, Mapping[int, Tensor]]  # view -> scale -> (tiles, E)
 
 
-def simsiam_losses(method: Mcl, pieces: Mapping[int, Any], step: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+def simsiam_losses(method: MclCanvases, pieces: Mapping[int, Any], step: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """(loss, numbers) of every micro-batch: predictions against the other view's embeddings, which get no gradient."""
     for number, piece in pieces.items():
         own = method.draw_micro_batch(piece, step, number)
@@ -38,7 +36,7 @@ def simsiam_losses(method: Mcl, pieces: Mapping[int, Any], step: int) -> Iterato
         yield total_loss(list(levels.values())) / len(pieces), {**health, **level_numbers(levels, method.scales)}
 
 
-def vicreg_losses(method: Mcl, pieces: Mapping[int, Any], step: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+def vicreg_losses(method: MclCanvases, pieces: Mapping[int, Any], step: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     """(loss, numbers) of every micro-batch: the whole batch's loss, with the gradient of the micro-batch's own tiles.
 
     Variance and covariance are those of the whole batch. Of several micro-batches all embeddings are computed first,
@@ -57,7 +55,7 @@ def vicreg_losses(method: Mcl, pieces: Mapping[int, Any], step: int) -> Iterator
 
 
 def vicreg_levels(
-    method: Mcl, embeddings: Embeddings, everyone: Mapping[int, Targets], number: int
+    method: MclCanvases, embeddings: Embeddings, everyone: Mapping[int, Targets], number: int
 ) -> dict[tuple[int, int], LevelLoss]:
     """(view, scale) -> loss of all micro-batches' tiles, with gradient for those of one.
 
@@ -83,7 +81,7 @@ def vicreg_levels(
     return levels
 
 
-def embed(method: Mcl, own: MicroBatch) -> dict[int, dict[int, Tensor]]:
+def embed(method: MclCanvases, own: MicroBatch) -> dict[int, dict[int, Tensor]]:
     """view -> scale -> (tiles, E): the online network's embeddings of a micro-batch."""
     with method.autocast():
         return {view: method.read_online(own, view).embeddings for view in VIEWS}
@@ -91,7 +89,7 @@ def embed(method: Mcl, own: MicroBatch) -> dict[int, dict[int, Tensor]]:
 
 @torch.no_grad()
 def embed_ahead(
-    method: Mcl, pieces: Mapping[int, Any], step: int
+    method: MclCanvases, pieces: Mapping[int, Any], step: int
 ) -> tuple[dict[int, Targets], dict[str, Tensor]]:
     """Embeddings of all micro-batches of all processes, without gradient, and their health."""
     with statistics_kept(method.online):
