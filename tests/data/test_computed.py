@@ -70,9 +70,10 @@ def test_every_picture_has_its_result_and_the_next_run_finds_them(pictures, tmp_
     kept = Survey(pictures, tmp_path, workers, say=said.append).of_each("corners", Corner())
     assert [kept[i] for i in range(PICTURES)] == [expected(p, Corner()) for p in pictures] and kept[130] == b""
     assert kept.lengths().tolist() == [len(row) for row in kept]
-    assert len(said) == 1 and said[0].startswith(f"corners of {PICTURES} images computed in")
+    assert said[0] == f"corners of {PICTURES} images are computed once, by {workers} processes, and kept"
+    assert len(said) == 2 and said[1].startswith(f"corners of {PICTURES} images computed in")
     again = Survey(pictures, tmp_path, workers, say=said.append).of_each("corners", Corner())
-    assert len(said) == 1 and list(again) == list(kept)
+    assert len(said) == 2 and list(again) == list(kept)
     sent = pickle.loads(pickle.dumps(kept))
     assert sent == kept and sent[PICTURES - 1] == kept[PICTURES - 1] and len(pickle.dumps(kept)) < 1000
     with pytest.raises(IndexError):
@@ -162,7 +163,7 @@ def test_a_kill_loses_no_finished_part_and_leaves_nobody_behind(tmp_path, number
     child.send_signal(number)
     said, _ = child.communicate(timeout=30)
     if number != signal.SIGKILL:
-        assert child.returncode == 128 + number and "those are kept, start again to go on" in said
+        assert child.returncode == 128 + number and "images are kept; start again to go on" in said
     while _alive(child.pid):
         assert time.monotonic() < deadline, "a process that computes outlived its parent"
         time.sleep(0.05)

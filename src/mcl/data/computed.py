@@ -37,6 +37,7 @@ from mcl.signals import STOPPING, StopWaiting, catch_signals
 
 FORMAT = 1
 PART = 128  # pictures
+TELL_EVERY = 60  # seconds
 STALE = 3600  # seconds after which a file that was never renamed is another run's no more
 OFFSET = np.dtype("<i8")
 
@@ -101,15 +102,20 @@ class Survey:
         started = time.perf_counter()
         count = sum(len(kept.of_part(part)) for part in missing)
         done = kept.images - count
+        self.say(f"{name} of {count:,} images are computed once, by {min(self.workers, len(missing))} processes, and kept")
+        told = started
         try:
             with catch_signals() as caught, caught.while_waiting(), self.progress(name, kept.images, done) as bar:
                 for part in self._parts(kept, compute, missing):
                     done += len(kept.of_part(part))
                     if bar is not None:
                         bar.advance(done)
+                    if time.perf_counter() - told > TELL_EVERY:  # where no bar is seen
+                        told = time.perf_counter()
+                        self.say(f"{name}: {done:,} of {kept.images:,} images")
         except StopWaiting:
-            text = f"stopped by {signal.Signals(caught.number).name} at {name} of image {done:,} of {kept.images:,}"
-            raise Interrupted(f"{text}; those are kept, start again to go on", caught.number) from None
+            text = f"stopped by {signal.Signals(caught.number).name}: {name} of {done:,} of {kept.images:,} images are kept"
+            raise Interrupted(f"{text}; start again to go on", caught.number) from None
         except BrokenProcessPool:
             raise RunFailed(
                 f"a process that computed {name} died (out of memory?); {done:,} of {kept.images:,} images are done "
