@@ -136,21 +136,10 @@ def _collect(cell: Cell, folder: Path) -> None:
 
 def _trunk_of(folder: Path) -> Path:
     """Backbone, pyramid and head convolutions of a fine-tuned detector, as a trunk file."""
-    from mcl.detect.saved import load_detector
-    from mcl.interop.writing.exported import PARTS, TrunkSource
-    from mcl.interop.writing.safetensors_format import write_safetensors
-    from mcl.nn.trunk import Trunk
-
     file = folder / "trunk-of-detector.safetensors"
     if not file.is_file():
-        detector, plan = load_detector(folder)
-        trunk, state = Trunk(plan.spec), detector.state_dict()
-        trunk.load_state_dict({name: state[name] for name in trunk.state_dict()})
-        partial = file.with_suffix(f".{os.getpid()}")
-        write_safetensors(
-            TrunkSource(trunk.eval(), {"recipe": f"detector {folder.name}"}, PARTS[-1], folder), partial
-        )
-        partial.replace(file)
+        command = [sys.executable, "-m", "mcl", "export", str(folder), "--to", "safetensors", "--out", str(file)]
+        subprocess.run([*command, "--overwrite", "true"], check=True)
     return file
 
 
