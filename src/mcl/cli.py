@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         tell("mcl: stopped")
         return _leave(130)
+    except PermissionError as error:  # of an input, wherever it is read (outputs are looked at before)
+        _tell(UserError(f"{error.filename or 'a file'}: {error.strerror or error}"))
+        return _leave(UserError.exit_code)
     except BrokenPipeError:  # as of any tool: mcl models | head
         return 141
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import shutil
@@ -165,6 +166,36 @@ def test_changed_settings_that_are_allowed(folder, mcl):
     # What was changed is now what the run is made with: the same words again, and those without the permission.
     assert mcl(folder, *words)[0] == 0 and "changed from" not in mcl.out
     assert mcl(folder, "--resume", "--schedule.steps", "5", "--optim.weight_decay", "0.25")[0] == 0
+
+
+def test_a_changed_number_of_images_is_refused(folder, mcl, photos, tmp_path):
+    more = shutil.copytree(photos, tmp_path / "more")
+    shutil.copy(more / "0000.jpg", more / "new.jpg")
+    longer = ("--resume", "--data", str(more), "--schedule.steps", "5")
+    code, error = mcl(folder, *longer)
+    assert code == 2 and "--schedule.steps was 3, now 5" in error
+    assert "  20 images then, 21 now (1 more)\ngive the same settings" in error and "and images, or --allow_changed" in error
+    code, error = mcl(folder, "--resume", "--data", str(more))
+    assert code == 2 and f"--resume: the images are not those of {folder / 'checkpoints/last.pt'}:\n  20 images then" in error
+    code, error = mcl(folder, *longer, "--allow_changed")
+    assert code == 0 and "changed from step 3 on:" in mcl.out and "  20 images then, 21 now (1 more)" in mcl.out
+    # From now on it is a run on 21 images.
+    code, error = mcl(folder, "--resume", "--schedule.steps", "5")
+    assert code == 2 and "  21 images then, 20 now (1 fewer)" in error
+    assert mcl(folder, "--resume", "--schedule.steps", "5", "--data", str(more))[0] == 0
+
+
+def test_a_run_inside_its_data_folder_does_not_train_on_its_own_pictures(photos, mcl, tmp_path):
+    data = shutil.copytree(photos, tmp_path / "data")
+    run = data / "runs/1"
+    inside = ("--data", str(data))
+    assert mcl(run, *inside)[0] == 0 and (run / "montage.png").exists()
+    assert mcl(run, *inside, "--resume", "--allow_changed", "--schedule.steps", "9")[0] == 0
+    assert "images then" not in mcl.out
+    assert f"{data}: 1 folder below it left out, being no data but a run's: runs/1" in mcl.out
+    assert json.loads((run / "summary.json").read_text())["images"] == 20
+    code, error = mcl(tmp_path / "third", "--data", str(run))
+    assert code == 2 and error == f"mcl: error: --data {run}: is the folder of a run, not of images\n"
 
 
 @pytest.mark.faults

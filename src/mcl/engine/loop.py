@@ -53,6 +53,7 @@ def run_loop(
     watch: WatchSettings,
     resume: bool,
     title: str,
+    images: int,
     seed: int = 0,
     advice: Mapping[str, str] | None = None,
     observe: Observer | None = None,
@@ -66,6 +67,7 @@ def run_loop(
         watch: when to warn; warnings are shown, and stand in metrics.jsonl at the line where they begin.
         resume: continue from ``last.pt``.
         title: shown before the progress bar.
+        images: that are trained on, noted in checkpoints: a resumed run can be told that there are others now.
         seed: torch's global generator is set from (seed, step) before each step, so a step draws the same
             numbers whether or not the run was interrupted before it.
         advice: kind of warning -> what to try, where the caller knows better than ``mcl.engine.watch``.
@@ -86,7 +88,7 @@ def run_loop(
     with observer.span(LOOP):
         return _Runner(
             trainable, folder, settings, watchdogs, observer, total_steps=total_steps,
-            images_per_step=images_per_step, title=title, seed=seed, start_step=start_step, before=before,
+            images_per_step=images_per_step, title=title, images=images, seed=seed, start_step=start_step, before=before,
         ).run(batches)  # fmt: skip
 
 
@@ -102,6 +104,7 @@ class _Runner:
     total_steps: int
     images_per_step: int
     title: str
+    images: int
     seed: int
     start_step: int
     before: Mapping[str, float]  # what the steps before ``start_step`` cost
@@ -225,7 +228,7 @@ class _Runner:
         # The loss tells a step later that an update spoilt the weights; by then they would be in the checkpoint.
         if bad := first_not_finite(state):
             self._refuse(f"{bad} is not finite after step {done}")
-        content = {"kind": self.title, "config": self.config, "step": done, "cost": cost, "state": state}
+        content = {"kind": self.title, "config": self.config, "step": done, "cost": cost, "images": self.images, "state": state}
         try:
             if is_main():
                 save_checkpoint(self.folder.checkpoint, content)

@@ -94,7 +94,7 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
         use_matrix_gradients(detector)
     folder = open_run_folder(settings.out, settings.resume, settings.overwrite)
     settings = precision_of_run(settings, folder)
-    start_or_resume(folder, settings, MAY_DIFFER, TITLE)
+    start_or_resume(folder, settings, MAY_DIFFER, TITLE, len(train.scenes))
     _announce(notes, plan, detector, report)
     settings = _settle(settings, plan, detector, train, folder, device)
     broadcast_module(detector.to(device))
@@ -152,8 +152,8 @@ def _train(
 
     summary = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
-        settings=settings.loop, watch=settings.watch, resume=settings.resume, title=TITLE, seed=settings.seed,
-        advice={"gpu_memory": "try a smaller --batch or --loop.precision bf16"},
+        settings=settings.loop, watch=settings.watch, resume=settings.resume, title=TITLE,
+        images=len(scenes.scenes), seed=settings.seed, advice={"gpu_memory": "try a smaller --batch or --loop.precision bf16"},
     )  # fmt: skip
     return training, summary.as_dict()
 

@@ -91,7 +91,7 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
     folders = _class_folders(settings, paths)
     folder = open_run_folder(settings.out, settings.resume, settings.overwrite)
     settings = precision_of_run(settings, folder)
-    start_or_resume(folder, settings, MAY_DIFFER, TITLE)
+    start_or_resume(folder, settings, MAY_DIFFER, TITLE, len(paths))
     one = settings.model_copy(update={"batch": share})
     settings = settle_precision(settings, folder, device, pretraining_step(one, device))
     method = _made_ready(method, settings, device)
@@ -117,8 +117,8 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
 
     cost = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
-        settings=settings.loop, watch=settings.watch, resume=settings.resume, title=TITLE, seed=settings.seed,
-        advice={**ADVICE, **method.advice}, observe=observe,
+        settings=settings.loop, watch=settings.watch, resume=settings.resume, title=TITLE,
+        images=len(paths), seed=settings.seed, advice={**ADVICE, **method.advice}, observe=observe,
     )  # fmt: skip
     summary = {
         "images": len(paths),

@@ -18,8 +18,10 @@ Differences = list[tuple[str, Any, Any]]  # (setting, then, now)
 NOT_SET = "not set"
 
 
-def start_or_resume(folder: RunFolder, settings: Command, free: Collection[str], kind: str) -> None:
-    """Write a new run's config.yaml; or compare a resumed run's settings with those of its checkpoint.
+def start_or_resume(
+    folder: RunFolder, settings: Command, free: Collection[str], kind: str, images: int
+) -> None:
+    """Write a new run's config.yaml; or compare a resumed run's settings and images with those of its checkpoint.
 
     With ``allow_changed`` the changes are told, config.yaml is replaced, and the old one stays beside it as
     ``config.until-step-N.yaml``.
@@ -28,9 +30,10 @@ def start_or_resume(folder: RunFolder, settings: Command, free: Collection[str],
         settings: has ``resume`` and ``allow_changed``.
         free: settings and sections that may differ between the parts of a run.
         kind: what the loop calls this command; a checkpoint of another one is refused.
+        images: found now; another number changes the order of all that come.
 
     Raises:
-        UserError: with every setting that differs; or the checkpoint is damaged or another command's.
+        UserError: with every setting that differs, and the number of images; or the checkpoint is damaged or another command's.
     """
     if not settings.resume:
         folder.write_text(CONFIG, dump(settings))
@@ -45,23 +48,41 @@ def start_or_resume(folder: RunFolder, settings: Command, free: Collection[str],
             f"--resume: {folder.path / CONFIG} is missing, and the checkpoint does not hold it either"
         )
     changes = differences(then, settings, free)
-    if not changes:
-        if folder.config != then:  # changes that were tried and never reached a checkpoint
-            folder.write_text(CONFIG, then)
-        return
+    other_images = _other_images(content.get("images", images), images)
     if not settings.allow_changed:
+        _refuse(folder, then, changes, other_images)
+    if changes or other_images:
+        told = [f"changed from step {content['step']} on:", *_lines(changes), *other_images]
+        console.print("\n".join(told), markup=False)
+    if changes:
+        folder.write_text(f"config.until-step-{content['step']}.yaml", then)
+        folder.write_text(CONFIG, dump(settings))
+    elif folder.config != then:  # changes that were tried and never reached a checkpoint
+        folder.write_text(CONFIG, then)
+
+
+def _refuse(folder: RunFolder, then: str, changes: Differences, other_images: list[str]) -> None:
+    """Raise ``UserError`` if a run would go on with something else than it began with."""
+    told, advice = [], []
+    if changes:
         source = folder.path / CONFIG
         same = f" (--config {source} has them)" if folder.config == then else ""
-        raise UserError(
-            "\n".join([
-                f"--resume: {len(changes)} setting(s) differ from those of {folder.checkpoint}:", *_lines(changes),
-                f"give the same settings{same}, or --allow_changed to go on with the new ones",
-            ])
-        )  # fmt: skip
-    step = content["step"]
-    console.print("\n".join([f"changed from step {step} on:", *_lines(changes)]), markup=False)
-    folder.write_text(f"config.until-step-{step}.yaml", then)
-    folder.write_text(CONFIG, dump(settings))
+        told = [f"{len(changes)} setting(s) differ from those of {folder.checkpoint}:", *_lines(changes)]
+        advice.append(f"settings{same}")
+    if other_images:
+        told += [] if changes else [f"the images are not those of {folder.checkpoint}:"]
+        told += other_images
+        advice.append("images")
+    if told:
+        last = f"give the same {' and '.join(advice)}, or --allow_changed to go on with the new ones"
+        raise UserError("\n".join([f"--resume: {told[0]}", *told[1:], last]))
+
+
+def _other_images(then: int, now: int) -> list[str]:
+    """A line if there are more or fewer than there were."""
+    if then == now:
+        return []
+    return [f"  {then:,} images then, {now:,} now ({abs(now - then):,} {'more' if now > then else 'fewer'})"]
 
 
 def require_same_settings(folder: RunFolder, settings: Command, free: Collection[str]) -> None:

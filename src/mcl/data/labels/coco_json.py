@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -167,7 +168,7 @@ def _images(entries: list[dict[str, Any]], path: Path) -> dict[int, dict[str, An
 def _present(
     known: dict[int, dict[str, Any]], path: Path, root: Path, max_missing: float
 ) -> tuple[list[int], list[str]]:
-    if not root.is_dir():
+    if not os.path.isdir(root):  # not Path.is_dir: it raises where nobody may look
         raise UserError(f"{path}: no folder {root} for its images")
     missing = [entry["file_name"] for entry in known.values() if not _has_content(root / entry["file_name"])]
     if not missing:

@@ -14,12 +14,12 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
+from mcl.data.sources.pictures import AVIF, Embedded, Picture, require_short
 from mcl.data.sources.pictures import SUFFIXES as SUFFIXES  # where it was first
-from mcl.data.sources.pictures import Embedded, Picture, require_short
 from mcl.errors import printable
 
 # Image.open is given this list: formats that call external programs (EPS) or are not pictures stay closed.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", *["AVIF"] * AVIF)
 
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # EXIF: width and height swapped
 MAX_PIXELS = 178_956_970  # Pillow's own limit: it raises above twice its MAX_IMAGE_PIXELS

@@ -17,7 +17,7 @@ from mcl.data.sources.pictures import SUFFIXES, Picture, Pictures, file_size, le
 from mcl.data.sources.remote import fetch_shards, is_remote
 from mcl.data.sources.shards import list_shards
 from mcl.data.sources.store import cache_folder
-from mcl.errors import UserError, printable
+from mcl.errors import UserError, did_you_mean, printable
 
 WILD = "*?[{"
 
@@ -54,8 +54,8 @@ def find_images(
     if not os.path.exists(source):  # not Path.exists: it raises for names that are too long
         if any(character in str(source) for character in WILD):
             return _from_files(str(source), _expand(str(source)), cache, column, say)
-        raise UserError(f"{source}: no such file or folder{_hint_missing(source)}")
-    if source.is_dir():
+        raise UserError(f"{source}: {_why_missing(source)}")
+    if os.path.isdir(source):
         return _from_folder(source, cache, column, say)
     base = root or source.parent
     if source.suffix == ".json":
@@ -139,7 +139,7 @@ def _from_folder(
     if is_saved_dataset(source):
         return open_saved(source, column)
     paths = list_folder(source, cache, say)
-    files = [] if len(paths) else sorted(str(p) for s in FILES for p in source.rglob(f"*{s}") if p.is_file())
+    files = [] if len(paths) else sorted(str(p) for s in FILES for p in source.rglob(f"*{s}") if os.path.isfile(p))
     if files:
         return _from_files(str(source), files, cache, column, say)
     if not len(paths):
@@ -249,10 +249,18 @@ def _existing(source: Path, root: Path, names: list[str]) -> Sequence[Picture]:
     return [root / name for name in names]
 
 
-def _hint_missing(path: Path) -> str:
-    parent = path.parent
-    if not parent.is_dir():
-        return f" (nor {parent})"
-    from mcl.errors import did_you_mean
-
-    return did_you_mean(path.name, (entry.name for entry in parent.iterdir()))
+def _why_missing(path: Path) -> str:
+    """What there is to say of a path that does not exist, or that nobody may look at."""
+    try:
+        os.stat(path)
+    except PermissionError as error:
+        return f"cannot be read: {error.strerror}"
+    except OSError:
+        pass
+    missing, parent = "no such file or folder", path.parent
+    if not os.path.isdir(parent):
+        return f"{missing} (nor {parent})"
+    try:
+        return missing + did_you_mean(path.name, os.listdir(parent))
+    except OSError:
+        return missing

@@ -68,9 +68,8 @@ class RowPictures(Pictures):
 
 def is_saved_dataset(folder: Path) -> bool:
     """Whether a folder was written by ``save_to_disk``."""
-    return (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file() or (
-        folder / "dataset_dict.json"
-    ).is_file()
+    one = all(os.path.isfile(folder / name) for name in ("dataset_info.json", "state.json"))
+    return one or os.path.isfile(folder / "dataset_dict.json")
 
 
 def open_saved(folder: Path, column: str | None) -> RowPictures:

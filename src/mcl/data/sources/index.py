@@ -8,6 +8,7 @@ noticed: what a network file system hides behind its own caching of attributes.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,15 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
+from mcl.data.sources.left_out import LeftOut
 from mcl.data.sources.packed import ImagePaths, PackedStrings, Packer
-from mcl.data.sources.pictures import SUFFIXES, Picture, has_picture_suffix
+from mcl.data.sources.pictures import SUFFIXES, UNREAD, Picture, suffix_of
 from mcl.data.sources.store import IndexStore, Stored
 from mcl.errors import UserError, printable
+from mcl.run_files import RUN_FILES
 
 LARGE = 20_000  # files; smaller folders are listed anew every time (a fraction of a second) and leave no trace
 # A folder that changed just before it was listed may change again within the same tick of its clock.
 SETTLED = 2_000_000_000  # nanoseconds
-RULES = ",".join(sorted(SUFFIXES))  # an index made by other rules is none
+RULES = ",".join([*sorted(SUFFIXES), "no runs"])  # an index made by other rules is none
 State = tuple[int, int, int]  # inode, mtime, ctime of a folder; nanoseconds
 
 
@@ -37,33 +40,39 @@ def list_folder(root: Path, cache: Path, say: Callable[[str], None]) -> list[Pic
         cache: folder for the index of a large one; if it cannot be written, the folder is listed every time.
         say: told what a user should know, in a line.
 
+    Folders of runs are left out, pictures and all; ``say`` hears of them, of folders that cannot be read, and of
+    pictures in formats that cannot.
+
     Returns:
         A list of paths, or for more than 20,000 images ``ImagePaths``; empty if there are none.
 
     Raises:
-        UserError: the folder itself cannot be listed.
+        UserError: the folder itself cannot be listed, or is a run's.
     """
     store = IndexStore(cache, os.path.realpath(root))
     if found := store.find(lambda stored: _unchanged(stored, root)):
-        return StoredPaths(root, found)
+        return _told(StoredPaths(root, found), say)
     started = time.perf_counter()
     listing = _Listing()
     with ExitStack() as lock:
         writable = False
-        for folder in _walk(str(root)):
+        for folder in _walk(str(root), listing.left_out):
             small = len(listing.names) <= LARGE
             listing.add(*folder)
             if small and len(listing.names) > LARGE:
                 writable = _enter(lock, store)
                 # Another process may have listed it while this one waited for the lock.
                 if writable and (found := store.find(lambda stored: _unchanged(stored, root))):
-                    return StoredPaths(root, found)
+                    return _told(StoredPaths(root, found), say)
+        for line in (left_out := listing.left_out.lines(str(root))):
+            say(line)
         if len(listing.names) <= LARGE:
             return [root / name for name in listing.names.packed()]
         took = f"{len(listing.names):,} images listed in {time.perf_counter() - started:.1f} s"
         if writable:
             try:
-                stored = store.write(listing.arrays(), {"rules": RULES, "images": len(listing.names)})
+                meta = {"rules": RULES, "images": len(listing.names), "left_out": left_out}
+                stored = store.write(listing.arrays(), meta)
             except OSError as error:
                 writable, reason = False, error.strerror or str(error)
             else:
@@ -86,8 +95,16 @@ class StoredPaths(ImagePaths):
         return StoredPaths, (self.root, self.stored)
 
 
+def _told(paths: StoredPaths, say: Callable[[str], None]) -> StoredPaths:
+    """What was left out when the folder was listed, said again."""
+    for line in paths.stored.meta["left_out"]:
+        say(line)
+    return paths
+
+
 @dataclass
 class _Listing:
+    left_out: LeftOut = field(default_factory=LeftOut)
     names: Packer = field(default_factory=Packer)
     folders: Packer = field(default_factory=Packer)
     states: list[State] = field(default_factory=list)
@@ -107,40 +124,63 @@ class _Listing:
         }  # fmt: skip
 
 
-def _walk(root: str) -> Iterator[tuple[str, State, list[str]]]:
-    """(folder relative to root, its state, sorted names of its images), the order of ``os.walk`` on sorted names."""
+def _walk(root: str, left_out: LeftOut) -> Iterator[tuple[str, State, list[str]]]:
+    """(folder relative to root, its state, sorted names of its images), the order of ``os.walk`` on sorted names.
+
+    A folder that cannot be listed is given without names: its state changes when its rights do.
+    """
     seen: set[tuple[int, int]] = set()
     waiting = [""]
     while waiting:
-        relative = waiting.pop()
+        relative, status = waiting.pop(), None
         path = os.path.join(root, relative) if relative else root
         try:
             status = os.stat(path)
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
-            names, folders = _scan(path)
+            found = _scan(path, left_out)
+        except FileNotFoundError:
+            continue  # it went away
         except OSError as error:
             if not relative:
                 raise UserError(f"{root}: cannot be listed: {error.strerror or error}") from None
-            continue  # a folder that went away or may not be read
+            left_out.unreadable.append((relative, error.strerror or str(error)))
+            if status is None:
+                continue
+            found = [], []
+        if found is None:
+            if not relative:
+                raise UserError(f"{root}: is the folder of a run, not of images")
+            left_out.runs.append(relative)
+            continue
+        names, folders = found
         yield relative, _state(status, time.time_ns()), names
         prefix = relative and relative + "/"
         waiting.extend(prefix + name for name in reversed(folders))
 
 
-def _scan(path: str) -> tuple[list[str], list[str]]:
+def _scan(path: str, left_out: LeftOut) -> tuple[list[str], list[str]] | None:
+    """Sorted names of a folder's images and folders; none for a run's folder."""
     names: list[str] = []
     folders: list[str] = []
+    of_a_run: set[str] = set()
     with os.scandir(path) as entries:
         for entry in entries:
             name = entry.name
+            suffix = suffix_of(name)
+            if name in RUN_FILES:
+                of_a_run.add(name)
             if name.startswith("."):
                 continue
             if _is_folder(entry):
                 folders.append(name)
-            elif has_picture_suffix(name):
+            elif suffix in SUFFIXES:
                 names.append(name)
+            elif suffix in UNREAD:
+                left_out.formats[suffix] += 1
+    if of_a_run == RUN_FILES:
+        return None
     names.sort()
     folders.sort()
     return names, folders
@@ -149,8 +189,8 @@ def _scan(path: str) -> tuple[list[str], list[str]]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle
-        return False
+    except OSError as error:  # a link in a circle is none; one to where nobody may look is found out then
+        return error.errno != errno.ELOOP
 
 
 def _state(status: os.stat_result, now: int | None = None) -> State:

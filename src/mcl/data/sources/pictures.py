@@ -8,8 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Protocol, overload, runtime_checkable
 
+from PIL import features
+
+AVIF = "avif" in features.modules and features.check("avif") is True  # Pillow's wheels read it from 11.3 on
 # Pictures that are listed and indexed. (decode.py reads them by content, whatever they are called.)
-SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".mpo"])  # fmt: skip
+SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm", ".jp2", ".mpo"] + [".avif"] * AVIF)  # fmt: skip
+#: pictures that are not read: their number is told
+UNREAD = frozenset([".avif", ".heic", ".heif", ".jxl"]) - SUFFIXES
 
 
 @runtime_checkable
@@ -59,8 +64,13 @@ class Pictures(Sequence[Picture]):
 
 def has_picture_suffix(name: str) -> bool:
     """Whether a file name ends like a picture's, in whatever case, and is not hidden."""
+    return suffix_of(name) in SUFFIXES
+
+
+def suffix_of(name: str) -> str:
+    """The suffix of a file name in small letters; none of a hidden file."""
     dot = name.rfind(".")
-    return dot > 0 and not name.startswith(".") and name[dot:].lower() in SUFFIXES
+    return name[dot:].lower() if dot > 0 and not name.startswith(".") else ""
 
 
 def leads_out(name: str) -> bool:
