@@ -57,10 +57,14 @@ def detector_run(request, tmp_path_factory) -> Path:
     return make_detector(tmp_path_factory.mktemp("detector"), request.param)
 
 
-def make_detector(folder: Path, masks: bool) -> Path:
+def make_detector(
+    folder: Path, masks: bool, backbone: str = "resnet18", convs: int = 2, roi_size: int | None = None
+) -> Path:
     torch.manual_seed(0)
-    spec = TrunkSpec("resnet18", 16, 2, 64)
-    settings = settings_of("mask-rcnn" if masks else "faster-rcnn")(fc_channels=32, score_threshold=0.2)
+    folder.mkdir(exist_ok=True)
+    spec = TrunkSpec(backbone, 16, convs, 64)
+    kind = settings_of("mask-rcnn" if masks else "faster-rcnn")
+    settings = kind(fc_channels=32, score_threshold=0.2, roi_size=roi_size)
     plan = DetectorPlan(spec, ("a", 'b"""', "c\\"), settings, 64)
     detector = randomise(build_detector(plan))
     detector.roi_heads.box_predictor.cls_score.weight.data.normal_(0, 0.005)

@@ -89,4 +89,4 @@ def test_models_lists_and_finds():
 
 def test_models_measures_any_timm_network():
     (row,) = models(ModelsSettings(measure=["test_resnet"]))["models"]
-    assert row["parameters"] > 1e5 and row["gflops"] > 0 and row["exports"] == "timm"
+    assert row["parameters"] > 1e5 and row["gflops"] > 0 and row["exports"] == "timm, safetensors"

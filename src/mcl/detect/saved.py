@@ -7,17 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from mcl.detect.base import Detector, DetectorPlan
 from mcl.detect.registry import DETECTORS, build_detector, settings_of
 from mcl.errors import UserError, did_you_mean
+from mcl.nn.described import RANGES, checked_spec, require_fit, trunk_of_detector
+from mcl.nn.stored import DETECTOR_FILE, read_stored, require_version, short, what_is_there
 from mcl.nn.trunk import TrunkSpec
 
 FORMAT_VERSION = 2  # 1: R-CNNs only, told apart by ``masks``
-FILE_NAME = "detector.safetensors"
+FILE_NAME = DETECTOR_FILE
 
 
 def save_detector(path: Path, detector: Detector, plan: DetectorPlan, metadata: dict[str, Any]) -> None:
@@ -46,40 +46,28 @@ def load_detector(path: Path, score_threshold: float | None = None) -> tuple[Det
     Raises:
         UserError: missing, not a detector of ours, of a newer format, or damaged.
     """
-    file = path / FILE_NAME if path.is_dir() else path
-    if not file.is_file():
+    file = path / FILE_NAME if what_is_there(path) == "folder" else path
+    if not what_is_there(file):
         raise UserError(
             f"--detector {path}: no {FILE_NAME} there; give the run folder of a finished mcl finetune"
         )
-    metadata, state = _read(file)
+    where, (metadata, state) = f"--detector {file}", read_stored(file)
     if "plan" not in metadata:
-        raise UserError(f"--detector {file}: not a detector of mcl (its metadata has no 'plan')")
-    if metadata.get("format_version", 0) > FORMAT_VERSION:
-        raise UserError(
-            f"--detector {file}: format {metadata['format_version']}, this mcl reads up to {FORMAT_VERSION}"
-        )
+        raise UserError(f"{where}: not a detector of mcl (its metadata has no 'plan')")
+    require_version(metadata, FORMAT_VERSION, where)
+    told, of_trunk = trunk_of_detector(metadata, state, where)
+    spec = TrunkSpec(**checked_spec(told["spec"], of_trunk, where))
     try:
-        plan = _plan(metadata["plan"], score_threshold)
+        plan = _plan(metadata["plan"], spec, score_threshold)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"--detector {file}: its plan is not one of mcl: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{where}: its plan is not one of mcl: {' '.join(str(error).split())[:300]}") from None
+    require_fit(lambda: build_detector(plan), state, where)
     detector = build_detector(plan)
-    try:
-        detector.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"--detector {file}: {' '.join(str(error).split())[:300]}") from None
+    detector.load_state_dict(state)
     return detector.eval(), plan
 
 
-def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(file, "pt") as opened:
-            metadata = {key: json.loads(value) for key, value in (opened.metadata() or {}).items()}
-            return metadata, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"--detector {file}: not a readable safetensors file: {error}") from None
-
-
-def _plan(stored: dict[str, Any], score_threshold: float | None) -> DetectorPlan:
+def _plan(stored: dict[str, Any], spec: TrunkSpec, score_threshold: float | None) -> DetectorPlan:
     given = dict(stored["settings"])
     name = given.setdefault("name", "mask-rcnn" if stored.get("masks") else "faster-rcnn")
     if name not in DETECTORS:
@@ -90,8 +78,17 @@ def _plan(stored: dict[str, Any], score_threshold: float | None) -> DetectorPlan
         given = {key: value for key, value in given.items() if key in kind.model_fields}
     if score_threshold is not None:
         given["score_threshold"] = score_threshold
-    spec = {key: tuple(value) if isinstance(value, list) else value for key, value in stored["spec"].items()}
+    _require_pixels("image_size", [stored["image_size"]], *RANGES["image_size"])
+    _require_pixels("short_sides", stored["short_sides"], *RANGES["image_size"])
+    _require_pixels("long_side", [stored["long_side"]], 32, 100_000)
+    if not isinstance(stored["names"], list) or not all(isinstance(name, str) for name in stored["names"]):
+        raise ValueError("its names must be a list of texts")
     return DetectorPlan(
-        TrunkSpec(**spec), tuple(stored["names"]), kind(**given), stored["image_size"],
-        tuple(stored["short_sides"]), stored["long_side"],
-    )  # fmt: skip
+        spec, tuple(stored["names"]), kind(**given), stored["image_size"], tuple(stored["short_sides"]), stored["long_side"]
+    )
+
+
+def _require_pixels(name: str, sides: list[Any], low: int, high: int) -> None:
+    for side in sides:
+        if type(side) is not int or not low <= side <= high:
+            raise ValueError(f"its {name} is {short(side)}, not a number of pixels in {low}..{high}")

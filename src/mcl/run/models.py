@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from mcl.config.formats import ALL, FORMATS, holding
 from mcl.config.models import ModelsSettings
 from mcl.errors import UserError, did_you_mean
 
@@ -44,7 +45,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     cells = [HEADER] + [
         (
             row["name"], f"{row['parameters'] / 1e6:.1f} M", f"{row['gflops']:.1f}", f"{row['trunk_parameters'] / 1e6:.1f} M",
-            f"{row['trunk_gflops']:.1f}", "yes" if row["tested"] else "", row["exports"],
+            f"{row['trunk_gflops']:.1f}", "yes" if row["tested"] else "", ", ".join(_particular(row["exports"])),
         )
         for row in rows
     ]  # fmt: skip
@@ -53,18 +54,28 @@ def table(rows: list[dict[str, Any]]) -> str:
         "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in cells
     ]
+    every = {
+        content: " and ".join(entry.name for entry in holding(content) if entry.backbones == ALL)
+        for content in ("trunk", "detector")
+    }
     notes = [
         "",
         f"GFLOPs: 2 x multiply-adds of one {SIDE} x {SIDE} image; trunk: backbone, pyramid of 256 channels (its GFLOPs, too),",
         "and head of 4 convolutions (parameters only: its cost depends on the number of windows).",
         "tested: the test suite pre-trains, exports and fine-tunes it. Any timm network with features at strides",
-        "4, 8, 16 and 32 works: mcl models --measure NAME. Every trunk also exports to safetensors, every detector to onnx.",
+        f"4, 8, 16 and 32 works: mcl models --measure NAME. Every trunk also exports to {every['trunk']}, every detector to "
+        f"{every['detector']}.",
     ]
     return "\n".join(lines + notes)
 
 
+def _particular(exports: str) -> list[str]:
+    """Without the formats that every trunk exports to."""
+    return [name for name in exports.split(", ") if FORMATS[name].backbones != ALL]
+
+
 def measure_backbone(name: str, tested: bool = False) -> dict[str, Any]:
-    """Parameters and GFLOPs of a timm network as backbone, and with the default pyramid and head.
+    """Parameters and GFLOPs of a timm network as backbone and with the default pyramid and head, and its formats.
 
     Raises:
         UserError: see ``build_backbone``.
@@ -72,8 +83,10 @@ def measure_backbone(name: str, tested: bool = False) -> dict[str, Any]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from mcl.interop.torchvision.resnet_shape import ResnetShape
+    from mcl.interop.writing.source import TrunkSource
+    from mcl.nn.parts import PARTS
     from mcl.nn.trunk import Trunk, TrunkSpec
+    from mcl.run.export import formats_that_fit
 
     trunk = Trunk(TrunkSpec(name, image_size=SIDE)).eval()
     body = trunk.backbone.body
@@ -83,18 +96,11 @@ def measure_backbone(name: str, tested: bool = False) -> dict[str, Any]:
             module(torch.zeros(1, 3, SIDE, SIDE))
         return round(counter.get_total_flops() / 1e9, 2)
 
-    shape = ResnetShape.of(body.state_dict())
-    plain = shape is not None and shape.name is not None and shape.stem_differs() is None
-    wide = name.startswith("wide")
-    exports = (
-        "timm"
-        if not plain
-        else "timm, torchvision, detectron2" + ("" if wide or shape.name == "resnet26" else ", mmdetection")
-    )
+    source = TrunkSource(trunk, {}, PARTS[-1], Path(name))
     return {
         "name": name, "parameters": sum(p.numel() for p in body.parameters()), "gflops": gflops(body),
         "trunk_parameters": sum(p.numel() for p in trunk.parameters()), "trunk_gflops": gflops(trunk),
-        "tested": tested, "exports": exports,
+        "tested": tested, "exports": ", ".join(formats_that_fit(source, "trunk")),
     }  # fmt: skip
 
 

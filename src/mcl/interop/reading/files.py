@@ -50,9 +50,10 @@ def read_content(path: Path) -> Any:
     if is_safetensors(path):
         return read_safetensors(path)[1]
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN):
+        # Given a path, torch goes by its ending.
+        with open(path, "rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(PLAIN):
             warnings.simplefilter("ignore")  # of old forms of pickles
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
         told = " ".join(str(error).split())
         if isinstance(error, pickle.UnpicklingError) and "Unsupported" in told:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mcl.errors import UserError, did_you_mean
+from mcl.errors import UserError, did_you_mean, printable
 from mcl.interop.detectron2.names import from_detectron2
 from mcl.interop.detectron2.reading import PixelInput, adapt_input, read_detectron2, to_rgb
 from mcl.interop.mmdetection.names import from_mmdetection
@@ -155,19 +155,19 @@ def _read_timm_name(name: str, image_size: int) -> tuple[str, dict[str, Tensor],
 
     from mcl.nn.backbone import build_backbone
 
-    base = name.partition(".")[0]
+    base, called = name.partition(".")[0], printable(name[:200])
     if not timm.is_model(base):
-        raise UserError(f"{name}: neither a file nor a timm model{did_you_mean(base, timm.list_models())}")
+        raise UserError(f"{called}: neither a file nor a timm model{did_you_mean(base, timm.list_models())}")
     if not timm.is_model_pretrained(name):
         known = timm.list_pretrained(f"{base}.*")
-        raise UserError(f"{name}: timm has no weights of that name; it has: {', '.join(known) or 'none'}")
+        raise UserError(f"{called}: timm has no weights of that name; it has: {', '.join(known) or 'none'}")
     try:
         body = build_backbone(name, image_size, pretrained=True)
     except UserError:
         raise
     except Exception as error:  # whatever the download raises
         raise UserError(
-            f"{name}: its weights could not be downloaded: {' '.join(str(error).split())[:150]}"
+            f"{called}: its weights could not be downloaded: {' '.join(str(error).split())[:150]}"
         ) from None
     return f"timm {base}", _under_body(body.state_dict()), []
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mcl.interop.timm.model_card import model_card
 from mcl.interop.timm.names import whole_name
 from mcl.interop.writing.exported import Exported, Unfit, compare
-from mcl.interop.writing.source import TrunkSource, probe_images, trunk_maps
+from mcl.interop.writing.source import TrunkSource, probe_images
 from mcl.nn.load_report import match
 
 WEIGHTS = "model.safetensors"
@@ -114,7 +114,7 @@ def config(source: TrunkSource, whole: nn.Module, model_args: dict[str, Any]) ->
 
 
 def _check(source: TrunkSource, folder: Path) -> dict[str, float]:
-    images, ours = probe_images(source.spec), trunk_maps(source)
+    images, ours = probe_images(source.spec), source.maps
     name = f"local-dir:{folder}"
     timm.create_model(name, pretrained=True)  # the whole network: every name must be there
     indices = tuple(source.trunk.backbone.body.feature_info.out_indices)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mcl.interop.torchvision.resnet_shape import plain_shape
 from mcl.interop.writing.exported import Exported, Unfit, compare, require_same_backbone, same_tensors
-from mcl.interop.writing.source import TrunkSource, probe_images, trunk_maps
+from mcl.interop.writing.source import TrunkSource, probe_images
 from mcl.nn.load_report import match
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -35,7 +35,7 @@ def fit(source: TrunkSource) -> Exported:
     report.require_complete("export", allow_partial=False)
     receiver.load_state_dict(fits, strict=False)
     maps = resnet_maps(receiver.eval(), probe_images(source.spec))
-    ours = trunk_maps(source)
+    ours = source.maps
     require_same_backbone(ours, maps, source.backbone, f"its {name}")
     return Exported(report, compare(ours, maps), f"torchvision's {name}")
 

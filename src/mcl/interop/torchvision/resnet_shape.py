@@ -61,7 +61,7 @@ class ResnetShape:
         # conv2 of layer1: (groups * width, width, 3, 3)
         return cls(
             "bottleneck" if bottleneck else "basic", counts, middle.shape[0] // middle.shape[1], middle.shape[1],
-            () if stem is None else tuple(stem.shape),
+            () if stem is None else tuple(stem.shape) or (1,),
         )  # fmt: skip
 
     @property
@@ -88,7 +88,7 @@ class ResnetShape:
         if not self.stem:
             return "its stem is three 3x3 convolutions ('deep stem', timm's resnet..d), not one 7x7"
         if len(self.stem) != 4:
-            return f"its stem is no convolution of images, but of shape {list(self.stem)}"
+            return f"its stem has shape {list(self.stem)} and is no 7x7 convolution"
         outputs, inputs, height, _ = self.stem
         if inputs != 3:
             return f"its stem reads {inputs} channels, not RGB's 3"

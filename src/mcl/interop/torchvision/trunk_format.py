@@ -17,7 +17,7 @@ from mcl.interop.torchvision import resnet_format
 from mcl.interop.torchvision.resnet_format import LAYERS, read_state, resnet_receiver
 from mcl.interop.torchvision.resnet_shape import ResnetShape
 from mcl.interop.writing.exported import Exported, compare, require_same_backbone, same_tensors
-from mcl.interop.writing.source import TrunkSource, probe_images, probe_windows, trunk_maps
+from mcl.interop.writing.source import TrunkSource, probe_images, probe_windows
 from mcl.nn.load_report import match
 from mcl.nn.parts import pieces_of, prefixes_of
 
@@ -43,7 +43,7 @@ def fit(source: TrunkSource) -> Exported:
     fits, report = match(receiver.state_dict(), source.state, wanted)
     report.require_complete("export", allow_partial=False)
     receiver.load_state_dict(fits, strict=False)
-    ours, maps = trunk_maps(source), rcnn_maps(receiver.eval(), source)
+    ours, maps = source.maps, rcnn_maps(receiver.eval(), source)
     require_same_backbone(ours, maps, source.backbone, "its ResNet")
     return Exported(report, compare(ours, maps), f"torchvision's {built}")
 

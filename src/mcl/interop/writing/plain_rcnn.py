@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mcl.interop.torchvision.resnet_shape import ResnetShape
 from mcl.interop.writing.exported import compare, require_same_backbone
-from mcl.interop.writing.source import TrunkSource, probe_images, probe_windows, trunk_maps
+from mcl.interop.writing.source import TrunkSource, probe_images, probe_windows
 
 EPS = 1e-5  # of BatchNorm, in all these libraries
 #: what a name is made from: ``stage`` 2..5, ``layer`` 1..4 (the same), ``block`` 0.., ``conv`` 1..; ``level`` 2..5, ``row``
@@ -65,7 +65,7 @@ def prove(
         Unfit: the backbone computes something else than a plain ResNet.
         RunFailed: pyramid or head differ.
     """
-    ours, theirs = trunk_maps(source), plain_maps(source, tensors, names, shape)
+    ours, theirs = source.maps, plain_maps(source, tensors, names, shape)
     require_same_backbone(ours, theirs, source.backbone, f"its {shape.name or 'ResNet'}")
     return compare(ours, theirs)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from mcl.interop.writing.exported import Exported, compare, same_tensors
-from mcl.interop.writing.source import TrunkSource, trunk_maps
+from mcl.interop.writing.source import TrunkSource
 from mcl.nn.backbone import STRIDES
 from mcl.nn.load_report import match
 from mcl.nn.parts import LEVELS, least_parts, pieces_of, prefixes_of
@@ -28,7 +28,7 @@ def fit(source: TrunkSource) -> Exported:
     report.require_complete("export", allow_partial=False)
     receiver.load_state_dict(fits, strict=False)
     built = TrunkSource(receiver.eval(), {}, source.parts, source.origin, source.roi_size)
-    return Exported(report, compare(trunk_maps(source), trunk_maps(built)), "a trunk built from the file")
+    return Exported(report, compare(source.maps, built.maps), "a trunk built from the file")
 
 
 def write(source: TrunkSource, path: Path) -> Exported:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ class TrunkSource:
     parts: str
     origin: Path
     roi_size: int | None = None
+
+    @cached_property
+    def maps(self) -> dict[str, Tensor]:
+        """See ``trunk_maps``."""
+        return trunk_maps(self)
 
     @property
     def spec(self) -> TrunkSpec:
