@@ -6,6 +6,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mcl.errors import Interrupted
+
 #: Ctrl-C; the end of a job; SLURM's warning before it (``--signal=USR1@60``)
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
@@ -59,6 +61,25 @@ def catch_signals(alone: bool = True) -> Iterator[Caught]:
         return
     try:
         yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def signals_as_exception() -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM raise ``Interrupted`` at once: for commands that wait for processes of theirs."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}", number)
+
+    try:
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: signals are the caller's
+        yield
+        return
+    try:
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -16,12 +16,14 @@ class Variant:
 
     Attributes:
         name: what tables call it.
+        recipe: its name without the parts: what is pre-trained.
         entry: the start's name in the study.
         parts: handed on.
         pretrain: settings of ``mcl pretrain`` by dotted names, over the study's; the method's name among them.
     """
 
     name: str
+    recipe: str
     entry: str
     start: Start
     parts: str
@@ -71,7 +73,7 @@ def variants_of(study: Study) -> list[Variant]:
             choices = start.parts or [_trained(pretrain)]
             for parts in choices:
                 name = entry + tail + (f" ({parts})" if len(choices) > 1 else "")
-                found.append(Variant(name, entry, start, parts, pretrain))
+                found.append(Variant(name, entry + tail, entry, start, parts, pretrain))
     return found
 
 
@@ -84,7 +86,7 @@ def cells_of(study: Study) -> list[Cell]:
 def _cells_of(study: Study, variant: Variant) -> Iterator[Cell]:
     start, pretrained = variant.start, variant.start.method is not None
     amounts = range(len(study.budget.amounts)) if pretrained else [None]
-    own = [seed for seed in (start.pretrain_seeds or study.pretrain_seeds)] if pretrained else [None]
+    own = list(start.pretrain_seeds or study.pretrain_seeds) if pretrained else [None]
     for data in start.data or study.data:
         if isinstance(start.trunk, dict) and data not in start.trunk:
             continue

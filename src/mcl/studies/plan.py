@@ -92,6 +92,19 @@ class Plan:
             if chosen is not None:
                 yield self.cell_job(cell, before, chosen)
 
+    def cell_jobs(self, lines: Lines) -> dict[Cell, str]:
+        """cell -> id of its job, of the cells that are known by now (cells that do the same have the same job)."""
+        found = {}
+        for cell in self.cells:
+            chosen: dict[str, Any] | None = {}
+            if self.study.tune:
+                ids = [trial.id for _, trial in self._trials(cell.variant, cell.data)]
+                chosen = best_draw(ids, lines, self._tuned)
+            if chosen is not None:
+                before = self._before(cell.variant, cell.data, cell.amount, cell.pretrain_seed)
+                found[cell] = self.cell_job(cell, before, chosen).id
+        return found
+
     def cell_job(self, cell: Cell, before: list[Job], chosen: Mapping[str, Any]) -> Job:
         """The training of a cell, with the settings that its tuning has chosen."""
         length = before[0].facts["length"] if before and before[0].kind == "pretrain" else None
@@ -201,9 +214,10 @@ class Plan:
         settings = self._pretrain_settings(variant.entry, {**given, **timed})
         job = "pretrain-" + digest(what_matters(settings, {"data": identity, "data_root": None}))
         return Job(
-            job, "pretrain", f"{data}: pre-train {variant.entry}{_numbers(chosen)}, seed {seed}", "pretrain",
-            self._placed(settings, job), prepare=prepare, may_fail=bool(chosen),
-            facts={"data": data, "start": variant.entry, "length": asdict(length), "seed": seed},
+            job, "pretrain", f"{data}: pre-train {variant.recipe}{_numbers(chosen)}, seed {seed}", "pretrain",
+            self._placed(settings, job), prepare=prepare, may_fail=self.study.search is not None,
+            facts={"data": data, "start": variant.recipe, "length": asdict(length), "seed": seed,
+                   "source": str(self.study.data[data].path("unlabeled"))},
         )  # fmt: skip
 
     def _teaching(self, variant: Variant, data: str) -> Job:
@@ -225,7 +239,19 @@ class Plan:
         self, kind, variant: Variant, data: str, before: list[Job], split: str, labels: int | None, steps: int | None,
         seed: int, facts: dict[str, Any], freeze: str, chosen: Mapping[str, Any] | None = None, eval_every: int | None = None,
     ) -> Job:  # fmt: skip
-        files, given = self.study.data[data], flat(dict(chosen or {}))
+        ids = [job.id for job in before]
+        key = (kind, variant.name, data, *ids, split, labels, steps, seed, freeze, eval_every, digest([facts, chosen]))
+        if key not in self._made:
+            self._made[key] = self._new_finetuning(
+                kind, variant, data, before, split, labels, steps, seed, facts, freeze, dict(chosen or {}), eval_every
+            )
+        return self._made[key]
+
+    def _new_finetuning(
+        self, kind, variant: Variant, data: str, before: list[Job], split: str, labels: int | None, steps: int | None,
+        seed: int, facts: dict[str, Any], freeze: str, chosen: dict[str, Any], eval_every: int | None,
+    ) -> Job:  # fmt: skip
+        files, given = self.study.data[data], flat(chosen)
         trunk = str(before[0].folder) if before else _of(variant.start.trunk, data, variant)
         source, prepare, scenes = self._labelled(files, labels, seed)
         given |= {"trunk": trunk, "train": source, "val": files.path(split), "seed": seed, "freeze": freeze}
@@ -235,10 +261,10 @@ class Plan:
         start = before[0].id if before else trunk_identity(trunk)
         identity = self._finetune_identity(settings, start, scenes) | {"eval_every": eval_every}
         job = f"{kind}-{digest(identity)}"
-        title = f"{data}: {variant.name}, {labels or 'all'} labels{_numbers(chosen or {})}, seed {seed}"
+        title = f"{data}: {variant.name}, {labels or 'all'} labels{_numbers(chosen)}, seed {seed}"
         return Job(
             job, kind, title, "finetune", self._placed(settings, job), tuple(one.id for one in before), prepare,
-            may_fail=kind == "trial", facts=facts,
+            may_fail=kind == "trial", facts={**facts, "source": str(files.path("train"))},
         )  # fmt: skip
 
     # Settings.
