@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults testbeds docs clean
+.PHONY: demo test faults testbeds docs clean smoke-study
 
 $(VENV)/.demo: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,3 +41,13 @@ clean:
 docs: $(VENV)/.demo
 	$(BIN)/python -m mcl.run.reference > docs/reference.md
 	$(BIN)/python benchmarks/docs.py
+
+# A whole study in small, minutes on two cores; called again, it finds all cells done.
+SMOKE := runs/smoke-data
+$(SMOKE)/train.json: $(VENV)/.test
+	rm -rf $(SMOKE)
+	$(BIN)/mcl data demo --out $(SMOKE) --image_size 64 --classes 3 --max_objects 3 --min_size 0.3 --max_size 0.7 \
+	    --unlabeled_objects 100 --unlabeled_scenes 100 --train_scenes 64 --test_scenes 24
+
+smoke-study: $(SMOKE)/train.json
+	$(BIN)/mcl compare benchmarks/studies/smoke.yaml --parallel 2

@@ -16,7 +16,7 @@ from typing import Any
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 __all__ = [
-    "bench_data", "bench_loop", "bench_scale", "bench_step",
+    "bench_data", "bench_loop", "bench_scale", "bench_step", "compare",
     "data_compose", "data_demo", "data_trees", "demo", "doctor", "evaluate", "export", "finetune", "load_trunk",
     "methods", "models", "pretrain",
 ]  # fmt: skip

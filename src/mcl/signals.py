@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from mcl.errors import Interrupted
+
 #: Ctrl-C; the end of a job; SLURM's warning before it (``--signal=USR1@60``); a terminal or connection that was lost
 STOPPING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
@@ -77,3 +79,16 @@ def handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def signals_as_exception() -> Iterator[None]:
+    """Inside, the signals in ``STOPPING`` raise ``Interrupted`` at once: for commands that wait for processes of theirs."""
+
+    def stop(number: int, _frame: object) -> None:
+        if number == HANGUP:  # often comes twice
+            signal.signal(number, signal.SIG_IGN)
+        raise Interrupted(f"stopped by {signal.Signals(number).name}", number)
+
+    with handled_by(stop):
+        yield

@@ -7,19 +7,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mcl.bench.compare import FLOOR, compare_steps
-from mcl.bench.components import count_flops, time_components
+from mcl.bench.components import time_components
 from mcl.bench.measure import Timing, in_turn
 from mcl.bench.memory import step_memory
 from mcl.bench.step import (
     BackboneStep,
     baselines_of,
     check_same_losses,
-    step_flops,
     variants_of,
 )
 from mcl.config.base import from_arguments, from_values
 from mcl.config.bench import BenchStepSettings
 from mcl.errors import RunFailed, UserError
+from mcl.methods.flops import count_flops, step_flops
 from mcl.methods.mcl.variants import EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL
 from mcl.methods.step import TrainingStep
 

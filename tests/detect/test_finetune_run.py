@@ -129,3 +129,32 @@ def test_detections_of_another_data_set_are_matched_by_name(toy, trunk, tmp_path
     other.write_text(json.dumps(content))
     with pytest.raises(UserError, match="no category in common"):
         evaluate(from_values(EvaluateSettings, {**options, "out": tmp_path / "third"}))
+
+
+def test_measuring_on_the_way_changes_nothing(toy, trunk, tmp_path):
+    """Weights are those of a run without it, bit for bit, and a resumed run has each step once."""
+    options = {"trunk": str(trunk), "loop.checkpoint_every": 3}
+    finetune(settings_for(toy, tmp_path / "plain", **options))
+    finetune(settings_for(toy, tmp_path / "curve", **options, eval_every=1))
+    plain, curve = (load_file(tmp_path / d / "detector.safetensors") for d in ("plain", "curve"))
+    assert all(torch.equal(plain[name], curve[name]) for name in plain)
+    lines = (tmp_path / "curve/curve.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    # Measured as the end is: a run of two steps ends where the curve says.
+    constant = {"schedule.decay": "constant", "schedule.steps": 3, "eval_every": 2}
+    finetune(settings_for(toy, tmp_path / "three", trunk=str(trunk), **constant))
+    summary = finetune(settings_for(toy, tmp_path / "two", trunk=str(trunk), **{**constant, "schedule.steps": 2}))
+    line = json.loads((tmp_path / "three/curve.jsonl").read_text())
+    assert line == {"step": 2, **{key: summary[key] for key in ("box_AP", "mask_AP", "class_agnostic_AP")}}
+
+
+def test_a_resumed_curve_has_each_step_once(toy, trunk, tmp_path):
+    options = {"trunk": str(trunk), "loop.checkpoint_every": 1, "eval_every": 1}
+    settings = settings_for(toy, tmp_path / "run", **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mcl.run.finetune.run_loop", _stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(settings)
+    finetune(settings.model_copy(update={"resume": True}))
+    lines = (tmp_path / "run/curve.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]

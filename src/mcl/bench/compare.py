@@ -16,12 +16,12 @@ from mcl.bench.step import (
     BackboneStep,
     baselines_of,
     check_same_losses,
-    step_flops,
     variant_name,
     variants_of,
 )
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchStepSettings
+from mcl.methods.flops import step_flops
 from mcl.methods.step import TrainingStep
 
 FLOOR = "bare backbone"

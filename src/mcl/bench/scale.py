@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from mcl.bench.components import REST, count_flops
 from mcl.bench.step import variant_name
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchScaleSettings
 from mcl.errors import UserError
+from mcl.methods.flops import REST, count_flops
 from mcl.methods.step import TrainingStep
 
 BYTES = 4  # gradients, targets and statistics travel as fp32

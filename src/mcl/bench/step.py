@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mcl.bench.components import count_flops
 from mcl.config.bench import BenchSettings, BenchStepSettings
 from mcl.errors import RunFailed
 from mcl.methods.base import Method
@@ -74,12 +73,6 @@ class BackboneStep:
                 features += features_of(self.body, images)
         torch.autograd.backward(features, [torch.ones_like(feature) for feature in features])
         self.body.zero_grad(set_to_none=True)
-
-
-def step_flops(settings: BenchSettings) -> dict[str, int]:
-    """component -> FLOPs of a step's forward and backward, counted on tensors without data."""
-    step = TrainingStep(settings, "meta")
-    return count_flops(step.method.components(), step.gradients_only)
 
 
 def check_same_losses(steps: dict[str, TrainingStep]) -> dict[str, float]:

@@ -153,6 +153,11 @@ class FinetuneSettings(Command):
     feature_dtype: Literal["float16", "float32"] = Field(
         "float16", description="How features are kept (frozen trunk)."
     )
+    eval_every: int | None = Field(
+        None,
+        ge=1,
+        description="Also measure AP after every so many steps (curve.jsonl); none: at the end only. Changes no result.",
+    )
     test_batch: int = Field(8, ge=1, description="Images a step when measuring AP.")
     model: ShapeSettings = Field(default_factory=ShapeSettings, description="Shape without a trunk.")
     views: ViewSettings = Field(default_factory=ViewSettings, description="Size and augmentation of scenes.")

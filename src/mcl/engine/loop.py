@@ -57,6 +57,7 @@ def run_loop(
     seed: int = 0,
     advice: Mapping[str, str] | None = None,
     observe: Observer | None = None,
+    between: Callable[[int], None] = lambda done: None,
 ) -> LoopSummary:
     """Train from the start, or from the folder's checkpoint, to ``total_steps``.
 
@@ -72,6 +73,7 @@ def run_loop(
             numbers whether or not the run was interrupted before it.
         advice: kind of warning -> what to try, where the caller knows better than ``mcl.engine.watch``.
         observe: told when the parts of the loop begin and end.
+        between: called after every step, before its checkpoint, with the steps done; its time is not the training's.
 
     Raises:
         UserError: the checkpoint is damaged, or of another network.
@@ -89,6 +91,7 @@ def run_loop(
         return _Runner(
             trainable, folder, settings, watchdogs, observer, total_steps=total_steps,
             images_per_step=images_per_step, title=title, images=images, seed=seed, start_step=start_step, before=before,
+            between=between,
         ).run(batches)  # fmt: skip
 
 
@@ -108,6 +111,7 @@ class _Runner:
     seed: int
     start_step: int
     before: Mapping[str, float]  # what the steps before ``start_step`` cost
+    between: Callable[[int], None]
 
     def __post_init__(self) -> None:
         self.config = self.folder.config
@@ -130,6 +134,7 @@ class _Runner:
                     self._step(batch, step)
                     with self.observer.span(LOGGING):
                         self._report(display, metrics, step + 1)
+                    self._pause(step + 1)
                     if number := self.stop.largest(caught.number or 0):
                         self._stop(number, step + 1)
                     if (step + 1) % self.settings.checkpoint_every == 0 or step + 1 == self.total_steps:
@@ -197,6 +202,13 @@ class _Runner:
         for alarm in alarms:
             display.say(f"warning, step {done}: {alarm.text}", style="yellow")
         self.trainable.logged(values)
+
+    def _pause(self, done: int) -> None:
+        began = time.perf_counter()
+        self.between(done)
+        spent = time.perf_counter() - began
+        self.started += spent
+        self.tally.pause(spent)
 
     def _check_finite(self, loss: float, values: Mapping[str, Any], done: int) -> None:
         if not math.isfinite(loss):

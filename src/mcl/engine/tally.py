@@ -30,6 +30,10 @@ class Tally:
         """Numbers of one step; tensors stay where they are until the next line."""
         self._pending.append(values)
 
+    def pause(self, seconds: float) -> None:
+        """So many seconds went into something else than steps."""
+        self._since = (self._since[0] + seconds, self._since[1])
+
     def take(self, waited: float) -> tuple[dict[str, float], dict[str, list[float]]]:
         """Means over the steps since the last line, and what is watched of each step; fetched at once.
 

@@ -36,6 +36,7 @@ from mcl.engine.run_folder import RunFolder, open_run_folder
 from mcl.nn.convolution import use_matrix_gradients
 from mcl.nn.load_report import LoadReport
 from mcl.nn.sync_norm import synchronise_norms
+from mcl.run.curve import ApCurve
 from mcl.run.detector_start import plan_detector, start_detector, what_was_loaded
 from mcl.run.evaluate import check_classes, headline, measure, percent
 from mcl.run.guard import guarded
@@ -54,6 +55,7 @@ MAY_DIFFER = (
     "loop",
     "watch",
     "test_batch",
+    "eval_every",
     "feature_cache_gb",
 )
 TRIAL_LR = 1e-6  # of the precision trial: diverging numbers cost other time than training does
@@ -100,7 +102,7 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
     broadcast_module(detector.to(device))
     if settings.loop.sync_bn and process_count() > 1:
         synchronise_norms(detector, device.type)
-    training, cost = _train(settings, plan, detector, train, folder, device)
+    training, cost = _train(settings, plan, detector, train, val, folder, device)
     if settings.precise_bn_images:
         precise_norms(training, settings, training_scenes(settings, plan, train))
     if training.store:
@@ -125,7 +127,7 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
 
 
 def _train(
-    settings: FinetuneSettings, plan: DetectorPlan, detector: Detector, scenes: CocoScenes,
+    settings: FinetuneSettings, plan: DetectorPlan, detector: Detector, scenes: CocoScenes, val: CocoScenes,
     folder: RunFolder, device: torch.device,
 ) -> tuple[DetectorTraining, dict[str, Any]]:  # fmt: skip
     dataset = training_scenes(settings, plan, scenes)
@@ -154,6 +156,7 @@ def _train(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
         settings=settings.loop, watch=settings.watch, resume=settings.resume, title=TITLE,
         images=len(scenes.scenes), seed=settings.seed, advice={"gpu_memory": "try a smaller --batch or --loop.precision bf16"},
+        between=ApCurve(training, plan, scenes, val, settings, folder, total),
     )  # fmt: skip
     return training, summary.as_dict()
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from threading import Thread
 
 from mcl.engine.logging import console
-from mcl.errors import Interrupted, RunFailed
-from mcl.signals import HANGUP, handled_by
+from mcl.errors import RunFailed
+from mcl.signals import signals_as_exception
 
 ERROR = "mcl: error: "
 
@@ -30,7 +28,7 @@ def run_side_by_side(commands: Mapping[str, Sequence[str]]) -> None:
     """
     width = max(map(len, commands))
     jobs = {name: _Job(f"{name:<{width}} │ ", arguments) for name, arguments in commands.items()}
-    with _signals_as_exception():
+    with signals_as_exception():
         try:
             for job in jobs.values():
                 job.start()
@@ -90,14 +88,3 @@ def _first_failure(jobs: Mapping[str, _Job]) -> str | None:
                 return name
             del running[name]
     return None
-
-
-@contextmanager
-def _signals_as_exception() -> Iterator[None]:
-    def stop(number: int, _frame: object) -> None:
-        if number == HANGUP:  # often comes twice
-            signal.signal(number, signal.SIG_IGN)
-        raise Interrupted(f"stopped by {signal.Signals(number).name}", number)
-
-    with handled_by(stop):
-        yield

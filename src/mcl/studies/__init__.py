@@ -1,0 +1,1 @@
+"""``mcl compare``: many trainings from one file, with equal budgets and intervals."""

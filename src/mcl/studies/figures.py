@@ -1,0 +1,136 @@
+"""A study's curves as PNG and SVG: AP against labels, pre-training FLOPs and fine-tuning steps; differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcl.errors import UserError
+
+Row = Mapping[str, Any]
+WIDTH, HEIGHT = 5.2, 3.8  # inches of a panel
+
+
+def draw_figures(results: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draw what the results have at least two points of.
+
+    Returns:
+        The PNG files; an SVG lies beside each.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    rows = results["rows"]
+    if not rows:
+        return []
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError("figures need matplotlib: pip install 'mcl[studies]'; or give --figures false") from None
+    matplotlib.use("Agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    labels = {row["labels"] for row in rows if row["labels"] is not None}
+    if len(labels) > 1:
+        drawn.append(_panels(rows, folder / "ap-labels", _labels_panel, results))
+    if len({row["budget"]["flops"] for row in rows if row["budget"]}) > 1:
+        drawn.append(_panels(rows, folder / "ap-flops", _flops_panel, results))
+    if any(row["curve"] and len(row["curve"]) > 1 for row in rows):
+        drawn.append(_panels(rows, folder / "ap-steps", _steps_panel, results))
+    if any(row.get("box_AP difference") for row in rows):
+        drawn.append(_panels(rows, folder / "difference", _difference_panel, results))
+    return drawn
+
+
+def _panels(rows: Sequence[Row], path: Path, draw: Callable[..., None], results: Mapping[str, Any]) -> Path:
+    """One panel a data set; written as PNG and SVG."""
+    from matplotlib import pyplot
+
+    names = list(dict.fromkeys(row["data"] for row in rows))
+    starts = list(dict.fromkeys(row["start"] for row in rows))
+    tall = max(HEIGHT, 0.3 * len(rows) / len(names) + 1.2) if draw is _difference_panel else max(HEIGHT, 0.2 * len(starts) + 1)
+    figure, axes = pyplot.subplots(1, len(names), figsize=(WIDTH * len(names) + 1.8, tall), squeeze=False, layout="constrained")
+    colours = pyplot.get_cmap("tab10" if len(starts) <= 10 else "tab20").colors
+    style = {start: {"color": colours[i % len(colours)], "marker": "osD^v<>Pp*X"[i % 11]} for i, start in enumerate(starts)}
+    for name, axis in zip(names, axes[0], strict=True):
+        draw(axis, [row for row in rows if row["data"] == name], style, results)
+        axis.set_title(name)
+        axis.grid(alpha=0.3)
+    handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8)
+    figure.savefig(path.with_suffix(".png"), dpi=130)
+    with pyplot.rc_context({"svg.hashsalt": path.name}):
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    pyplot.close(figure)
+    return path.with_suffix(".png")
+
+
+def _labels_panel(axis, rows: Sequence[Row], style: Mapping[str, dict], results: Mapping[str, Any]) -> None:
+    latest = max((row["budget"]["flops"] for row in rows if row["budget"]), default=None)
+    rows = [row for row in rows if row["labels"] is not None and _of_largest_budget(row, rows, latest)]
+    _lines(axis, rows, style, lambda row: row["labels"], jitter=0.02)
+    axis.set_xscale("log")
+    ticks = sorted({row["labels"] for row in rows})
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axis.minorticks_off()
+    axis.set(xlabel="labelled scenes", ylabel="box AP, 95 % interval")
+
+
+def _of_largest_budget(row: Row, rows: Sequence[Row], latest: int | None) -> bool:
+    own = [other["budget"]["flops"] for other in rows if other["start"] == row["start"] and other["budget"]]
+    return not own or row["budget"]["flops"] == max(own)
+
+
+def _flops_panel(axis, rows: Sequence[Row], style: Mapping[str, dict], results: Mapping[str, Any]) -> None:
+    fewest = min((row["labels"] for row in rows if row["labels"] is not None), default=None)
+    rows = [row for row in rows if row["labels"] in (fewest, None)]
+    _lines(axis, [row for row in rows if row["budget"]], style, lambda row: row["budget"]["flops"], jitter=0.01)
+    for row in rows:
+        if not row["budget"]:
+            axis.axhline(100 * row["box_AP"][0], color=style[row["start"]]["color"], linestyle="--", linewidth=1, label=row["start"])
+    axis.set_xscale("log")
+    shown = "" if fewest is None else f", {fewest:,} labels"
+    axis.set(xlabel="FLOPs of pre-training", ylabel=f"box AP{shown}, 95 % interval")
+
+
+def _steps_panel(axis, rows: Sequence[Row], style: Mapping[str, dict], results: Mapping[str, Any]) -> None:
+    fewest = min((row["labels"] for row in rows if row["labels"] is not None), default=None)
+    for row in rows:
+        if not row["curve"] or row["labels"] not in (fewest, None) or not _of_largest_budget(row, rows, None):
+            continue
+        steps = [point["step"] for point in row["curve"]]
+        axis.plot(steps, [100 * point["mean"] for point in row["curve"]], label=row["start"], markersize=4, **style[row["start"]])
+        if row["seeds"] * row["pretrain_seeds"] > 1:
+            low, high = ([100 * point[key] for point in row["curve"]] for key in ("least", "most"))
+            axis.fill_between(steps, low, high, color=style[row["start"]]["color"], alpha=0.12, linewidth=0)
+    shown = "" if fewest is None else f", {fewest:,} labels"
+    axis.set(xlabel="fine-tuning steps", ylabel=f"box AP{shown}, mean and range of seeds")
+
+
+def _difference_panel(axis, rows: Sequence[Row], style: Mapping[str, dict], results: Mapping[str, Any]) -> None:
+    shown = [row for row in rows if row.get("box_AP difference")]
+    for place, row in enumerate(reversed(shown)):
+        value, low, high = (None if n is None else 100 * n for n in row["box_AP difference"])
+        spread = None if low is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
+        axis.errorbar(value, place, xerr=spread, capsize=3, linestyle="none", **style[row["start"]])
+    names = [f"{row['start']}{'' if row['labels'] is None else ', ' + format(row['labels'], ',')}" for row in reversed(shown)]
+    axis.set_yticks(range(len(shown)), names, fontsize=8)
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set(xlabel=f"box AP minus that of {results['reference']}, 95 % interval")
+
+
+def _lines(axis, rows: Sequence[Row], style: Mapping[str, dict], x: Callable[[Row], float], jitter: float) -> None:
+    """A line a start with error bars, a little beside each other where they share x (for logarithmic axes)."""
+    starts = list(dict.fromkeys(row["start"] for row in rows))
+    for place, start in enumerate(starts):
+        own = sorted((row for row in rows if row["start"] == start), key=x)
+        shift = 1 + jitter * (place - (len(starts) - 1) / 2)
+        values = [[None if n is None else 100 * n for n in row["box_AP"]] for row in own]
+        spread = [[max(0.0, v - (v if low is None else low)) for v, low, _ in values],
+                  [max(0.0, (v if high is None else high) - v) for v, _, high in values]]  # fmt: skip
+        axis.errorbar(
+            [x(row) * shift for row in own], [v for v, _, _ in values], yerr=spread, capsize=3, label=start,
+            markersize=4, linewidth=1.2, **style[start],
+        )  # fmt: skip
