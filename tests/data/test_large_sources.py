@@ -21,8 +21,8 @@ from levels import view_maker
 from mcl.config.base import from_arguments
 from mcl.config.pretrain import PretrainSettings, ViewSettings
 from mcl.data.loading.decode import UnreadableImage, read_image
+from mcl.data.loading.dataset import UnlabeledImages, collate_views
 from mcl.data.loading.loader import step_batches
-from mcl.data.loading.views import UnlabeledImages, collate_views
 from mcl.data.sources import index, shards
 from mcl.data.sources.find import check_readable, find_images, fingerprint
 from mcl.data.sources.packed import ImagePaths, PackedStrings

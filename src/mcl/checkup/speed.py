@@ -11,7 +11,8 @@ from mcl.bench.loading import loader_rate
 from mcl.bench.tables import Table
 from mcl.checkup.finding import Finding
 from mcl.config.doctor import DoctorSettings
-from mcl.data.loading.views import UnlabeledImages, ViewMaker
+from mcl.data.loading.dataset import UnlabeledImages
+from mcl.data.loading.views import ViewMaker
 from mcl.engine.machine.memory import usable_cores
 from mcl.engine.machine.precision import Format, Trial
 from mcl.errors import RunFailed
