@@ -22,8 +22,8 @@ from mcl.bench.measure import Timing, in_turn
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchDataSettings
 from mcl.config.pretrain import ViewSettings
-from mcl.data.loading.decode import read_image
 from mcl.data.loading.dataset import UnlabeledImages, collate_views
+from mcl.data.loading.decode import read_image
 from mcl.data.loading.loader import step_batches
 from mcl.data.loading.views import REFERENCE_SIZE, ViewMaker, ViewSpec
 from mcl.methods.build import wanted_of
