@@ -16,6 +16,7 @@ from mcl.config.pretrain import ViewSettings
 from mcl.data.loading import colour
 from mcl.data.loading.blur import Kernels, blur
 from mcl.data.loading.draws import BLUR, FACTORS, FLIP, GRAY, JITTERS, ORDER, ORDERS, SOLARIZE, UNJITTERED
+from mcl.data.loading.parts import BLURRING, COLOUR, Span, unwatched
 
 PIXELS_AT_ONCE = 2**17  # on a CPU: with 16 bits and a dozen numbers a pixel, what a core's own cache holds
 _OPERATIONS: dict[str, Callable[[Tensor, np.ndarray, float], Tensor]] = {
@@ -23,7 +24,9 @@ _OPERATIONS: dict[str, Callable[[Tensor, np.ndarray, float], Tensor]] = {
 }  # fmt: skip
 
 
-def apply_effects(views: Tensor, effects: np.ndarray, settings: ViewSettings, largest_radius: float) -> Tensor:
+def apply_effects(
+    views: Tensor, effects: np.ndarray, settings: ViewSettings, largest_radius: float, span: Span = unwatched
+) -> Tensor:
     """Change views in place, in torchvision's order of operations, and return them.
 
     Args:
@@ -31,20 +34,22 @@ def apply_effects(views: Tensor, effects: np.ndarray, settings: ViewSettings, la
         effects: (M, len(EFFECTS)) of ``draws.Drawn``.
         settings: strengths; factors lie within them.
         largest_radius: that blur can have for views of this size.
+        span: told which part of the work goes on.
     """
-    _flip(views, np.flatnonzero(effects[:, FLIP]))
-    _jitter(views, effects, settings)
-    for rows in _parts(views, np.flatnonzero(effects[:, GRAY])):
-        _put(views, rows, colour.luminance(_take(views, rows)))
-    kernels = Kernels.up_to(largest_radius)
-    if kernels.reach:
-        for rows in _parts(views, np.flatnonzero(effects[:, BLUR])):
-            _put(views, rows, blur(_take(views, rows, torch.uint8).view(-1, *views.shape[1:]), effects[rows, BLUR], kernels))
-    for rows in _parts(views, np.flatnonzero(effects[:, SOLARIZE])):
-        taken = _take(views, rows, torch.uint8)
-        bright = taken.ge(settings.solarize_threshold).view(torch.uint8)
-        _put(views, rows, taken.bitwise_xor_(bright.mul_(255)))  # x ^ 255 = 255 - x
+    with span(COLOUR):
+        _flip(views, np.flatnonzero(effects[:, FLIP]))
+        _jitter(views, effects, settings)
+        _gray(views, np.flatnonzero(effects[:, GRAY]))
+    with span(BLURRING):
+        _blur(views, np.flatnonzero(effects[:, BLUR]), effects[:, BLUR], largest_radius)
+    with span(COLOUR):
+        _solarize(views, np.flatnonzero(effects[:, SOLARIZE]), settings.solarize_threshold)
     return views
+
+
+def _flip(views: Tensor, rows: np.ndarray) -> None:
+    for part in _parts(views, rows):
+        _put(views, part, _take(views, part, torch.uint8).view(-1, *views.shape[1:]).flip(-1))
 
 
 def _jitter(views: Tensor, effects: np.ndarray, settings: ViewSettings) -> None:
@@ -61,9 +66,22 @@ def _jitter(views: Tensor, effects: np.ndarray, settings: ViewSettings) -> None:
                     _put(views, rows, _OPERATIONS[name](_take(views, rows), factors[rows], strength))
 
 
-def _flip(views: Tensor, rows: np.ndarray) -> None:
+def _gray(views: Tensor, rows: np.ndarray) -> None:
     for part in _parts(views, rows):
-        _put(views, part, _take(views, part, torch.uint8).view(-1, *views.shape[1:]).flip(-1))
+        _put(views, part, colour.luminance(_take(views, part)))
+
+
+def _blur(views: Tensor, rows: np.ndarray, radii: np.ndarray, largest: float) -> None:
+    kernels = Kernels.up_to(largest)
+    for part in _parts(views, rows) if kernels.reach else ():
+        _put(views, part, blur(_take(views, part, torch.uint8).view(-1, *views.shape[1:]), radii[part], kernels))
+
+
+def _solarize(views: Tensor, rows: np.ndarray, threshold: int) -> None:
+    for part in _parts(views, rows):
+        taken = _take(views, part, torch.uint8)
+        bright = taken.ge(threshold).view(torch.uint8)
+        _put(views, part, taken.bitwise_xor_(bright.mul_(255)))  # x ^ 255 = 255 - x
 
 
 def _parts(views: Tensor, rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, default_collate
 from mcl.data.loading.decode import UnreadableImage, read_reduced
 from mcl.data.loading.draws import FLIP, Box, Drawn
 from mcl.data.loading.kept import KeptPictures, shrunk_size
+from mcl.data.loading.parts import DECODE
 from mcl.data.loading.views import Key, Pixels, ViewMaker
 from mcl.data.sources.pictures import Picture
 from mcl.errors import RunFailed, UserError, printable
@@ -135,9 +136,10 @@ class UnlabeledImages(Dataset):
     def _decode(self, position: int, drawn: Drawn, number: int) -> tuple[Pixels, list[Box]]:
         if self.kept is None:
             return self.maker.decode(self.paths[position], drawn, number, self.max_pixels)
-        if not (found := self.kept.get(position)):
-            found = read_shrunk(self.paths[position], self.kept.side, self.max_pixels)
-            self.kept.put(position, *found)
+        with self.maker.span(DECODE):
+            if not (found := self.kept.get(position)):
+                found = read_shrunk(self.paths[position], self.kept.side, self.max_pixels)
+                self.kept.put(position, *found)
         pixels = Pixels(*found)
         return pixels, self.maker.places(drawn, number, pixels.full)
 

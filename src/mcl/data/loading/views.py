@@ -17,6 +17,7 @@ from mcl.config.pretrain import ViewSettings
 from mcl.data.loading.augment import apply_effects
 from mcl.data.loading.decode import read_reduced
 from mcl.data.loading.draws import Box, Drawn, draw, place
+from mcl.data.loading.parts import CROP, DECODE, DRAW, Span, unwatched
 from mcl.data.sources.pictures import Picture
 
 REFERENCE_SIZE = 224  # blur radii are given for views of this size
@@ -84,26 +85,34 @@ class ViewMaker:
     """Makes the views that are wanted, of a batch of pictures: draw, cut each picture, then augment all cuts together.
 
     What is drawn is a function of (seed, epoch, index, view, scale); no view depends on the others of its batch.
+
+    Args:
+        settings: of augmentation.
+        wanted: the views.
+        seed: of what is drawn.
+        span: told which part of the work goes on.
     """
 
-    def __init__(self, settings: ViewSettings, wanted: Wanted, seed: int) -> None:
-        self.settings, self.wanted, self.seed = settings, wanted, seed
+    def __init__(self, settings: ViewSettings, wanted: Wanted, seed: int, span: Span = unwatched) -> None:
+        self.settings, self.wanted, self.seed, self.span = settings, wanted, seed, span
 
     def draw(self, epochs: Sequence[int], indices: Sequence[int]) -> Drawn:
         """What happens to each view of each image."""
         views = self.wanted.views
-        return draw(
-            self.settings, self.seed, epochs, indices, [spec.key for spec in views], [spec.style for spec in views],
-            [spec.augmented / REFERENCE_SIZE for spec in views],
-        )  # fmt: skip
+        with self.span(DRAW):
+            return draw(
+                self.settings, self.seed, epochs, indices, [spec.key for spec in views], [spec.style for spec in views],
+                [spec.augmented / REFERENCE_SIZE for spec in views],
+            )  # fmt: skip
 
     def places(self, drawn: Drawn, image: int, full: tuple[int, int]) -> list[Box]:
         """Crop of each view of the batch's image number ``image``, whose (width, height) is ``full``, in its pixels."""
         shares = (spec.crop_scale or self.settings.crop_scale for spec in self.wanted.views)
-        return [
-            place(numbers, share, self.settings.crop_ratio, *full)
-            for numbers, share in zip(drawn.places[image], shares, strict=True)
-        ]
+        with self.span(DRAW):
+            return [
+                place(numbers, share, self.settings.crop_ratio, *full)
+                for numbers, share in zip(drawn.places[image], shares, strict=True)
+            ]
 
     def enough_pixels(self, places: Sequence[Box], full: tuple[int, int]) -> tuple[int, int]:
         """(width, height) at which every crop of a picture of ``full`` still has as many pixels as its view.
@@ -138,33 +147,37 @@ class ViewMaker:
             places[:] = self.places(drawn, image, size)
             return self.enough_pixels(places, size)
 
-        decoded, full = read_reduced(picture, enough, max_pixels=max_pixels)
-        least = self.enough_pixels(places, full)
-        fewer = min(decoded.width // least[0], decoded.height // least[1]) // GAP
-        if fewer >= 2:
-            decoded = decoded.reduce(2 ** int(math.log2(fewer)))
-        return Pixels(np.array(decoded), full), places
+        with self.span(DECODE):
+            decoded, full = read_reduced(picture, enough, max_pixels=max_pixels)
+            least = self.enough_pixels(places, full)
+            fewer = min(decoded.width // least[0], decoded.height // least[1]) // GAP
+            if fewer >= 2:
+                decoded = decoded.reduce(2 ** int(math.log2(fewer)))
+            return Pixels(np.array(decoded), full), places
 
     def cut(self, pixels: Pixels, places: Sequence[Box]) -> list[tuple[Tensor, Box]]:
         """Each view cut out and resized, anti-aliased: ((1, 3, S, S) uint8, its place in pixels of the array)."""
+        with self.span(CROP):
+            return list(self._cut(pixels, places))
+
+    def _cut(self, pixels: Pixels, places: Sequence[Box]) -> Iterator[tuple[Tensor, Box]]:
         height, width, _ = pixels.array.shape
         whole = torch.from_numpy(pixels.array).permute(2, 0, 1)[None]  # channels last: torch's quick way to resize
         per_x, per_y = width / pixels.full[0], height / pixels.full[1]
-        found = []
         for spec, place_ in zip(self.wanted.views, places, strict=True):
             left, right = _whole_pixels(place_[0] * per_x, place_[2] * per_x, width)
             top, bottom = _whole_pixels(place_[1] * per_y, place_[3] * per_y, height)
             part = whole[:, :, top:bottom, left:right]
             resized = F.interpolate(part, (spec.augmented, spec.augmented), mode="bilinear", antialias=True)
-            found.append((resized, (left, top, right, bottom)))
-        return found
+            yield resized, (left, top, right, bottom)
 
     def join(self, cuts: Sequence[Sequence[Tensor]]) -> dict[int, Tensor]:
         """Cuts of N images -> side S -> (V N, 3, S, S), view by view of those that are augmented at that size."""
-        return {
-            side: torch.cat([of_image[view] for view in views for of_image in cuts])
-            for side, views in self._views_by_side()
-        }
+        with self.span(CROP):
+            return {
+                side: torch.cat([of_image[view] for view in views for of_image in cuts])
+                for side, views in self._views_by_side()
+            }
 
     def finish(self, joined: Mapping[int, Tensor], effects: np.ndarray) -> dict[Key, Tensor]:
         """Augment what ``join`` gave, in place: key -> (N, 3, size, size) uint8, on the device of its tensors.
@@ -176,7 +189,7 @@ class ViewMaker:
         for side, views in self._views_by_side():
             largest = self.settings.blur_radius[1] * side / REFERENCE_SIZE
             of_side = np.concatenate([effects[:, view] for view in views])
-            augmented = apply_effects(joined[side], of_side, self.settings, largest)
+            augmented = apply_effects(joined[side], of_side, self.settings, largest, self.span)
             for view, pixels in zip(views, augmented.split(len(effects)), strict=True):
                 spec = self.wanted.views[view]
                 made[spec.key] = pixels[..., :: spec.stride, :: spec.stride].contiguous()
