@@ -125,3 +125,9 @@ def test_the_distribution_is_torchvisions():
     quantiles = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])
     spread = b.std(1)[None]
     assert ((a.quantile(quantiles, 1) - b.quantile(quantiles, 1)).abs() < 0.2 * spread).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_pixels(views, effects):
+    on_gpu = apply_effects(views.clone().cuda(), effects, SETTINGS, LARGEST)
+    assert on_gpu.is_cuda and torch.equal(on_gpu.cpu(), apply_effects(views.clone(), effects, SETTINGS, LARGEST))

@@ -18,7 +18,13 @@ from mcl.bench.processes import measured_table
 from mcl.bench.scale import scale_table
 from mcl.bench.stopwatch import Stopwatch
 from mcl.bench.tables import publish
-from mcl.config.bench import BenchDataSettings, BenchLoopSettings, BenchScaleSettings, BenchSettings, BenchStepSettings
+from mcl.config.bench import (
+    BenchDataSettings,
+    BenchLoopSettings,
+    BenchScaleSettings,
+    BenchSettings,
+    BenchStepSettings,
+)
 from mcl.config.optim import ScheduleSettings
 from mcl.data.sources.find import find_images
 from mcl.engine.logging import console
