@@ -76,7 +76,19 @@ def _data_rows(tables, content) -> list[str]:
             f"| loader, one worker, {picture} JPEGs, {size} px | {plain['images_per_second']:.0f} images/s "
             f"| {ours['images_per_second']:.0f} images/s | {ours['speedup']:.1f}x faster |"
         )
-    return rows
+    return rows + [row for table in tables if "share" in table.columns for row in _part_rows(table, content)]
+
+
+def _part_rows(table, content) -> list[str]:
+    size, shares = content["settings"]["image_size"], {}
+    for row in table.rows:
+        shares.setdefault(row["picture"], {})[row["side"]] = row["share"]
+    return [
+        f"| loading a batch on one core, of a step's time, {picture} JPEGs, {size} px | | {of['anew']:.1%} "
+        f"| {of['kept']:.1%} with pictures kept in memory |"
+        for picture, of in shares.items()
+        if None not in of.values()
+    ]
 
 
 def _loop_rows(tables, content) -> list[str]:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from mcl.bench.loader_parts import ANEW, KEPT, REST, TOTAL, PartClock, part_rows
 from mcl.bench.loading import OURS, PLAIN, datasets, decode_rows, loader_rate, pixel_error, size_of
 from mcl.bench.pictures import picture, write_pictures
 from mcl.config.base import from_values
 from mcl.config.bench import BenchDataSettings
+from mcl.data.loading.parts import BLURRING, COLOUR, CROP, DECODE, DRAW
 from mcl.run.bench import bench_data
 
 
@@ -64,5 +66,28 @@ def test_the_command():
         "sizes": ["64x48"],
         "workers": [1],
     }
-    loader, decoding = bench_data(from_values(BenchDataSettings, given))["tables"]
-    assert [row["workers"] for row in loader["rows"]] == [1, 1] and len(decoding["rows"]) >= 3
+    loader, decoding, parts = bench_data(from_values(BenchDataSettings, given))["tables"]
+    assert [row["workers"] for row in loader["rows"]] == [1, 1, 1] and len(decoding["rows"]) >= 3
+    assert [row["side"] for row in parts["rows"]] == [ANEW, KEPT]
+    for row in parts["rows"]:
+        assert all(row[part] > 0 for part in (DECODE, DRAW, CROP, COLOUR, REST))
+        assert row["share"] == pytest.approx(row[TOTAL] * 96 / 1e3 / row["step_seconds"])
+    assert parts["rows"][1][DECODE] < parts["rows"][0][DECODE] / 3
+
+
+def test_parts_take_no_time_twice(monkeypatch):
+    times = iter([0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0])
+    monkeypatch.setattr("mcl.bench.loader_parts.time.process_time", lambda: next(times))
+    clock = PartClock()
+    with clock.span(DECODE), clock.span(DRAW):
+        pass
+    with pytest.raises(RuntimeError), clock.span(CROP):
+        raise RuntimeError
+    monkeypatch.setattr("mcl.bench.loader_parts.time.process_time", lambda: 100.0)
+    expected = {REST: 1.0 + 16.0 + 37.0, DECODE: 2.0 + 8.0, DRAW: 4.0, CROP: 32.0, COLOUR: 0.0, BLURRING: 0.0, TOTAL: 100.0}
+    assert clock.take() == expected and clock.take()[TOTAL] == 0.0
+
+
+def test_without_a_step_no_share_is_told(settings, paths):
+    rows = part_rows(settings.model_copy(update={"step": False, "batch": 4}), {"photos": paths}, torch.device("cpu"))
+    assert [row["share"] for row in rows] == [None, None] and rows[0]["what"] == "photos, anew"

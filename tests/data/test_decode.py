@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from images import picture
-from mcl.data.loading.decode import UnreadableImage, read_image
+from mcl.data.loading.decode import UnreadableImage, read_image, read_reduced
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,13 @@ def test_what_is_no_picture_says_so(tmp_path, kind, monkeypatch):
     with pytest.raises(UnreadableImage) as caught:
         read_image(path)
     assert str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_sideways_photos_are_measured_upright(tmp_path):
+    image = picture(8, 640, 480)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "x.jpg", exif=exif)
+    asked = []
+    read, full = read_reduced(tmp_path / "x.jpg", lambda size: asked.append(size) or (240, 320))
+    assert asked == [(480, 640)] and full == (480, 640) and read.size == (240, 320)

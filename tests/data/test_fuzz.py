@@ -102,7 +102,7 @@ def test_a_jpeg_of_many_passes_is_refused():
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2, 3)])
 def test_tiles_of_pictures_of_odd_sizes(tmp_path, size):
     Image.new("RGB", size).save(tmp_path / "x.jpg")
-    tiles = view_maker(ViewSettings(), (1, 2, 4, 8), 64, 0).read(tmp_path / "x.jpg", 0, 0)["views"]
+    tiles = view_maker(ViewSettings(), (1, 2, 4, 8), 64, 0).read(tmp_path / "x.jpg", 0, 0)
     assert tiles[1, 8].shape == (3, 8, 8)
 
 

@@ -20,9 +20,9 @@ from images import picture, picture_folder, refuse_network
 from levels import view_maker
 from mcl.config.base import from_arguments
 from mcl.config.pretrain import PretrainSettings, ViewSettings
+from mcl.data.loading.dataset import UnlabeledImages, collate_views
 from mcl.data.loading.decode import UnreadableImage, read_image
 from mcl.data.loading.loader import step_batches
-from mcl.data.loading.views import UnlabeledImages, collate_views
 from mcl.data.sources import index, shards
 from mcl.data.sources.find import check_readable, find_images, fingerprint
 from mcl.data.sources.packed import ImagePaths, PackedStrings
@@ -381,7 +381,7 @@ def test_tables_give_the_pictures_of_the_same_files(table, tmp_path, form, monke
     plain = find_images(picture_folder(tmp_path / "plain", 6))
     maker = view_maker(ViewSettings(), (1, 2), 32, 0)
     for a, b in zip(found, plain, strict=True):
-        one, same = (maker.read(picture_, 0, 1)["views"] for picture_ in (a, b))
+        one, same = (maker.read(picture_, 0, 1) for picture_ in (a, b))
         assert torch.equal(one[1, 1], same[1, 1])
     assert str(found[4]).endswith("row-4") and fingerprint(found) == fingerprint(find_images(source, cache=tmp_path / "cache"))
     batches = step_batches(UnlabeledImages(found, maker), 3, 0, 0, 2, 1, collate_views)

@@ -1,17 +1,19 @@
-"""Tiles depend on (seed, epoch, index, view, scale) alone, and batches on the step alone."""
+"""Tiles depend on (seed, epoch, index, view, scale) alone; crops are torchvision's; reading small changes little."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as F
 
-from images import picture, picture_folder
+from images import picture
 from levels import view_maker
 from mcl.config.pretrain import ViewSettings
-from mcl.data.loading.loader import StepSampler, step_batches
-from mcl.data.loading.views import UnlabeledImages, collate_views
-from mcl.data.sources.find import find_images
-from mcl.errors import RunFailed
+from mcl.data.loading.decode import read_image
+from mcl.data.loading.draws import place
+from mcl.data.loading.views import Pixels, ViewMaker, ViewSpec, Wanted
 
 SCALES = (1, 2, 4)
 STILL = {
@@ -69,43 +71,69 @@ def test_full_probabilities_reach_the_right_view():
     assert torch.equal(tiles[2, 1], expected)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_start_anywhere_with_any_workers(tmp_path, workers):
-    paths = find_images(picture_folder(tmp_path, 10))
-    dataset = UnlabeledImages(paths, view_maker(ViewSettings(), SCALES, 32, 0))
-    whole = list(step_batches(dataset, 4, 0, 0, 5, 0, collate_views))
-    tail = list(step_batches(dataset, 4, 0, 3, 5, workers, collate_views))
-    for expected, batch in zip(whole[3:], tail, strict=True):
-        assert torch.equal(expected["index"], batch["index"]) and same(expected["views"], batch["views"])
+def uncoloured(**settings) -> ViewSettings:
+    return ViewSettings(blur=(0, 0), jitter=0, gray=0, solarize=(0, 0), **settings)
 
 
-def test_every_image_once_an_epoch_and_small_sets_wrap_around():
-    batches = list(StepSampler(images=12, batch=4, seed=0, start_step=0, total_steps=6))
-    first, second = (sorted(i for b in part for _, i in b) for part in (batches[:3], batches[3:]))
-    assert first == second == list(range(12)) and batches[0] != batches[3]
-    assert [len(b) for b in StepSampler(3, 8, 0, 0, 2)] == [8, 8]
+def test_a_crop_is_torchvisions():
+    image, maker = picture(5, 120, 90), view_maker(uncoloured(flip=0), (1, 2), 64, 0)
+    drawn = maker.draw([0], [3])
+    places = maker.places(drawn, 0, image.size)
+    views = maker(image, 0, 3)
+    assert places[2] == place(drawn.places[0, 2], (0.2, 1.0), (3 / 4, 4 / 3), 120, 90)
+    for spec, (left, top, right, bottom) in zip(maker.wanted.views, places, strict=True):
+        theirs = F.resized_crop(F.pil_to_tensor(image), top, left, bottom - top, right - left, [spec.size] * 2, antialias=True)
+        assert torch.equal(views[spec.key], theirs)
 
 
-def test_unreadable_images_are_replaced_and_told(tmp_path):
-    paths = find_images(picture_folder(tmp_path, 4))
-    paths[1].write_bytes(b"")
-    sample = UnlabeledImages(paths, view_maker(ViewSettings(), SCALES, 32, 0))[0, 1]
-    assert sample["unreadable"] == [(str(paths[1]), "not an image that Pillow can read, or empty")]
-    assert same(sample["views"], view_maker(ViewSettings(), SCALES, 32, 0)(picture_of(paths[2]), 0, 1))
+def test_views_ask_for_their_own_share_of_the_image():
+    specs = (ViewSpec((1, 1), 32, 0, crop_scale=(0.05, 0.1)), ViewSpec((2, 1), 32, 1, crop_scale=(0.9, 1.0)))
+    maker = ViewMaker(ViewSettings(), Wanted(specs), 0)
+    small, large = zip(*(maker.places(maker.draw([0], [i]), 0, (200, 200)) for i in range(50)), strict=True)
+    assert max((r - l) * (b - t) for l, t, r, b in small) < 0.11 * 40000  # noqa: E741
+    assert min((r - l) * (b - t) for l, t, r, b in large) > 0.89 * 40000  # noqa: E741
 
 
-def picture_of(path):
-    from mcl.data.loading.decode import read_image
+@pytest.mark.parametrize("size", [(500, 375), (1600, 1200), (90, 700)])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_reading_at_reduced_size_changes_tiles_little(tmp_path, size, suffix):
+    smooth = picture(6, size[0] // 4, size[1] // 4).resize(size, Image.Resampling.BICUBIC)
+    smooth.save(tmp_path / f"x.{suffix}", quality=95)
+    maker, whole = view_maker(uncoloured(), (1, 2, 4), 64, 0), read_image(tmp_path / f"x.{suffix}")
+    for index in range(4):
+        reduced, places = maker.decode(tmp_path / f"x.{suffix}", maker.draw([0], [index]), 0)
+        cuts = maker.cut(reduced, places)
+        smaller = whole.width / reduced.array.shape[1]
+        # Borders lie between pixels of what was read, so they move by half of one.
+        used = [tuple(round(smaller * border) for border in box) for _, box in cuts]
+        assert np.abs(np.array(used) - np.array(places)).max() <= smaller / 2 + 1
+        for (tile, _), (expected, _) in zip(cuts, maker.cut(Pixels(np.array(whole), whole.size), used), strict=True):
+            assert (tile.float() - expected.float()).abs().mean() < 1.5
 
-    return read_image(path)
+
+def test_never_fewer_pixels_than_the_tile(tmp_path):
+    picture(7, 1000, 750).save(tmp_path / "x.jpg")
+    maker, factors = view_maker(ViewSettings(), (1, 2), 64, 0), set()
+    for index in range(12):
+        pixels, places = maker.decode(tmp_path / "x.jpg", maker.draw([0], [index]), 0)
+        assert pixels.full == (1000, 750)
+        smaller = 1000 // pixels.array.shape[1]
+        factors.add(smaller)
+        for spec, (left, top, right, bottom) in zip(maker.wanted.views, places, strict=True):
+            assert min(right - left, bottom - top) / smaller >= spec.size - 0.5
+    assert factors >= {4, 8}
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_what_a_worker_raises_stays_one_line(tmp_path, workers):
-    paths = find_images(picture_folder(tmp_path, 3))
-    for path in paths:
-        path.write_bytes(b"")
-    dataset = UnlabeledImages(paths, view_maker(ViewSettings(), SCALES, 32, 0))
-    with pytest.raises(RunFailed, match="^none of the 3 images can be read any more") as caught:
-        next(step_batches(dataset, 2, 0, 0, 1, workers, collate_views))
-    assert "\n" not in str(caught.value)
+def test_large_pictures_of_other_formats_are_made_smaller_once(tmp_path):
+    picture(7, 2000, 1500).save(tmp_path / "x.png")
+    maker = view_maker(ViewSettings(crop_scale=(0.8, 1.0)), (1, 2), 64, 0)
+    pixels, _ = maker.decode(tmp_path / "x.png", maker.draw([0], [0]), 0)
+    assert pixels.full == (2000, 1500) and pixels.array.shape == (188, 250, 3)
+
+
+def test_crops_are_at_least_a_pixel_and_lie_inside():
+    maker = view_maker(ViewSettings(), (1, 2), 64, 0)
+    array = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    found = maker.cut(Pixels(array, (1000, 800)), [(0, 0, 10, 10), (990, 0, 1000, 10), (400, 300, 600, 790), (0, 0, 1000, 800)])
+    assert [box for _, box in found] == [(0, 0, 1, 1), (1, 0, 2, 1), (1, 1, 2, 2), (0, 0, 2, 2)]
+    assert all(view.shape == (1, 3, spec.size, spec.size) for (view, _), spec in zip(found, maker.wanted.views, strict=True))

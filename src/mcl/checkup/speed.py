@@ -11,7 +11,8 @@ from mcl.bench.loading import loader_rate
 from mcl.bench.tables import Table
 from mcl.checkup.finding import Finding
 from mcl.config.doctor import DoctorSettings
-from mcl.data.loading.views import UnlabeledImages, ViewMaker
+from mcl.data.loading.dataset import UnlabeledImages
+from mcl.data.loading.views import ViewMaker
 from mcl.engine.machine.memory import usable_cores
 from mcl.engine.machine.precision import Format, Trial
 from mcl.errors import RunFailed
@@ -73,7 +74,9 @@ def check_loader(settings: DoctorSettings, paths: list[Path], needed: float | No
         needed: images/s that steps take; None if not known.
         picture: what the images are, for the title.
     """
-    maker = ViewMaker(settings.views, wanted_of(settings), settings.seed)
+    # As in the first pass of a run: what is kept in memory (views.cache_gb) only helps from the second on.
+    views = settings.views.model_copy(update={"cache_gb": 0.0})
+    maker = ViewMaker(views, wanted_of(settings), settings.seed)
     dataset, set_to = UnlabeledImages(paths, maker), settings.loop.workers
     rates = {workers: loader_rate(dataset, workers) for workers in sorted({1, max(1, set_to)})}
     rows = [

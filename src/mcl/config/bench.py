@@ -57,7 +57,7 @@ class BenchDataSettings(BenchSettings):
     """Images/s of the loader and of JPEG decoding, ours against the plain order, in turn."""
 
     sizes: list[Size] = Field(
-        ["500x375", "4000x3000"], description="Sizes of the generated JPEGs, width x height."
+        ["500x375", "128x128", "4000x3000"], description="Sizes of the generated JPEGs, width x height."
     )
     data: Path | None = Field(None, description="Measure on these images instead of generated ones.")
     images: int = Field(
@@ -69,6 +69,9 @@ class BenchDataSettings(BenchSettings):
         [1, 2], description="Numbers of loader processes."
     )
     rounds: int = Field(3, ge=1, description="Measurements of each side; the median is shown.")
+    step: bool = Field(
+        True, description="Also time the recipe's training step, to tell what share of it loading takes."
+    )
 
 
 class BenchLoopSettings(BenchSettings):

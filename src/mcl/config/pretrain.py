@@ -50,6 +50,17 @@ class ViewSettings(Section):
         "tile",
         description="tile: crop straight to tile size, anti-aliased; stride: full-size view, then every s-th pixel (the authors' way).",
     )
+    cache_gb: float = Field(
+        1.0,
+        ge=0,
+        description="Memory (10^9 bytes, in each training process) for pictures decoded once and shrunk to what the views "
+        "need; a set that needs more is decoded anew every time. 0: no set is kept.",
+    )
+    device: Literal["cpu", "auto"] = Field(
+        "cpu",
+        description="Where colour, blur and flips are computed: cpu: where pictures are loaded; auto: where training is, "
+        "which on a GPU takes most of the work from the loader. The pixels are the same.",
+    )
 
 
 class ModelSettings(Section):

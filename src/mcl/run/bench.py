@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from mcl.bench.compare import compare_steps
+from mcl.bench.loader_parts import part_rows, part_table
 from mcl.bench.loading import decode_rows, decode_table, loader_rows, loader_table, size_of
 from mcl.bench.measure import waiter
 from mcl.bench.overhead import loop_shares, loop_table
@@ -15,7 +18,13 @@ from mcl.bench.processes import measured_table
 from mcl.bench.scale import scale_table
 from mcl.bench.stopwatch import Stopwatch
 from mcl.bench.tables import publish
-from mcl.config.bench import BenchDataSettings, BenchLoopSettings, BenchScaleSettings, BenchStepSettings
+from mcl.config.bench import (
+    BenchDataSettings,
+    BenchLoopSettings,
+    BenchScaleSettings,
+    BenchSettings,
+    BenchStepSettings,
+)
 from mcl.config.optim import ScheduleSettings
 from mcl.data.sources.find import find_images
 from mcl.engine.logging import console
@@ -27,6 +36,7 @@ from mcl.methods.step import try_recipe
 from mcl.run.pretrain import pretrain
 
 HALF_MEGAPIXEL = 500_000
+R = TypeVar("R", bound=BenchSettings)
 
 
 def bench_step(settings: BenchStepSettings) -> dict[str, Any]:
@@ -38,23 +48,27 @@ def bench_step(settings: BenchStepSettings) -> dict[str, Any]:
     """
     device = prepare_device(settings.loop)
     with freed_memory_kept(settings.loop.keep_memory):
-        if settings.loop.precision == "auto":
-            trial = try_recipe(settings, device)
-            console.print(f"precision: {trial}", markup=False)
-            settings = with_format(settings, trial.chosen.format)
+        settings = _with_tried_format(settings, device)
         tables, raw = compare_steps(settings, device)
     return publish("step", tables, settings, raw)
 
 
 def bench_data(settings: BenchDataSettings) -> dict[str, Any]:
     """Time the loader and decoding on generated JPEGs, or on ``--data``; returns what ``--json`` holds."""
-    prepare_device(settings.loop)
+    device = prepare_device(settings.loop)
     loaded, decoded = [], []
-    with tempfile.TemporaryDirectory(prefix="mcl-bench-") as folder:
-        for paths in _picture_sets(settings, Path(folder)):
-            loaded += loader_rows(settings, paths, size_of(paths))
-            decoded += decode_rows(settings, paths, size_of(paths))
-    return publish("data", [loader_table(loaded, settings), decode_table(decoded)], settings)
+    with (
+        tempfile.TemporaryDirectory(prefix="mcl-bench-") as folder,
+        freed_memory_kept(settings.loop.keep_memory),
+    ):
+        settings = _with_tried_format(settings, device) if settings.step else settings
+        sets = {size_of(paths): paths for paths in _picture_sets(settings, Path(folder))}
+        parts = part_rows(settings, sets, device)
+        for picture, paths in sets.items():
+            loaded += loader_rows(settings, paths, picture)
+            decoded += decode_rows(settings, paths, picture)
+    tables = [loader_table(loaded, settings), decode_table(decoded), part_table(parts, settings)]
+    return publish("data", tables, settings)
 
 
 def bench_loop(settings: BenchLoopSettings) -> dict[str, Any]:
@@ -83,6 +97,15 @@ def bench_scale(settings: BenchScaleSettings) -> dict[str, Any]:
         return publish("processes", [measured_table(settings)], settings)
     table, counted = scale_table(settings)
     return publish("scale", [table], settings, {"counted": counted})
+
+
+def _with_tried_format(settings: R, device: torch.device) -> R:
+    """``loop.precision auto`` replaced by what a trial chooses."""
+    if settings.loop.precision != "auto":
+        return settings
+    trial = try_recipe(settings, device)
+    console.print(f"precision: {trial}", markup=False)
+    return with_format(settings, trial.chosen.format)
 
 
 def _picture_sets(settings: BenchDataSettings, folder: Path) -> list[list[Path]]:

@@ -8,9 +8,13 @@ from typing import Any
 import torch
 
 from mcl.config.pretrain import PretrainSettings
+<<<<<<< HEAD
 from mcl.data.computed import Survey
+=======
+from mcl.data.loading.dataset import UnlabeledImages
+>>>>>>> 689fc14 (Loader: draw, cut and augment a whole batch at once, in 16-bit integers; keep shrunk pictures in memory)
 from mcl.data.loading.loader import step_batches, steps_per_epoch
-from mcl.data.loading.views import UnlabeledImages, ViewMaker
+from mcl.data.loading.views import ViewMaker
 from mcl.data.sources.find import check_readable, find_images, fingerprint
 from mcl.data.sources.pictures import Picture
 from mcl.data.sources.store import cache_folder
@@ -100,6 +104,7 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
     total, warmup = resolve_length(settings.schedule, per_epoch)
     schedule = Schedule(settings.schedule, settings.optim.peak_lr(settings.batch), total, warmup)
     skipped = Skipped(folder, settings.max_unreadable, {printable(str(path)): why for path, why in unreadable.items()})
+<<<<<<< HEAD
     start = StartingWeights(method.trunk) if is_main() and knows_start else None
     training = Pretraining(method, settings, schedule, skipped, len(paths), start, folders)
     wanted = main_first(lambda: wanted_of(settings, _survey(settings, paths)))
@@ -108,12 +113,23 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
     _say_start(settings, method.notes(share // settings.accumulate), len(paths), total, per_epoch)
     if is_main():
         method.draw_first_batch(folder.path, _first_batch(method, dataset, settings))
+=======
+    training = Pretraining(method, settings, schedule, skipped, len(paths))
+    maker = ViewMaker(settings.views, wanted_of(settings), settings.seed)
+    on_device = settings.views.device == "auto" and device.type == "cuda"
+    dataset = UnlabeledImages(paths, maker, settings.max_pixels, unfinished=on_device)
+    _say_start(settings, [*method.notes(share // settings.accumulate), *dataset.notes()], len(paths), total, per_epoch)
+>>>>>>> 689fc14 (Loader: draw, cut and augment a whole batch at once, in 16-bit integers; keep shrunk pictures in memory)
 
-    def batches(start_step: int) -> Iterator[Any]:
-        return step_batches(
-            dataset, settings.batch, settings.seed, start_step, total, settings.loop.workers, method.collate,
+    def batches(start_step: int, steps: int = total, workers: int = settings.loop.workers) -> Iterator[Any]:
+        stream = step_batches(
+            dataset, settings.batch, settings.seed, start_step, steps, workers, method.collate,
             pin_memory=device.type == "cuda", rank=rank(), processes=process_count(),
         )  # fmt: skip
+        return dataset.finished(stream, device)
+
+    if is_main():
+        method.draw_first_batch(folder.path, next(batches(0, 1, workers=0)))
 
     cost = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
@@ -288,15 +304,6 @@ def _compile(method: Method, settings: PretrainSettings, device: torch.device) -
         reason = compile_trunks(method.trunks, images.to(memory_format=layout))
     told = f"did not work, going on without: {reason}" if reason else "backbone and head"
     console.print(f"torch.compile: {told}", markup=False)
-
-
-def _first_batch(method: Method, dataset: UnlabeledImages, settings: PretrainSettings) -> Mapping[str, Any]:
-    """This process's share of the first batch, as the network will see it."""
-    return next(
-        step_batches(
-            dataset, settings.batch, settings.seed, 0, 1, 0, method.collate, processes=process_count()
-        )
-    )
 
 
 def _say_start(settings: PretrainSettings, notes: list[str], images: int, total: int, per_epoch: int) -> None:

@@ -1,186 +1,106 @@
-"""Augmentation of one view: draw everything first, then apply it with Pillow.
+"""Apply what was drawn to the crops of a batch: flip, colour jitter, grayscale, blur, solarize, on uint8 tensors.
 
-The operations are torchvision's (``RandomResizedCrop``, flip, ``ColorJitter``, grayscale, blur, solarize) on
-Pillow images, and the tests compare with it. They are called directly: on views of a few thousand pixels
-torchvision's own bookkeeping costs more than the pixels.
+Views that get the same operation are taken together, in parts that stay in a core's cache; on a GPU all at once. The
+result does not depend on the parts, nor on the device: everything is integer arithmetic, view by view.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
 
 from mcl.config.pretrain import ViewSettings
+from mcl.data.loading import colour
+from mcl.data.loading.blur import Kernels, blur
+from mcl.data.loading.draws import BLUR, FACTORS, FLIP, GRAY, JITTERS, ORDER, ORDERS, SOLARIZE, UNJITTERED
+from mcl.data.loading.parts import BLURRING, COLOUR, Span, unwatched
 
-CROP_ATTEMPTS = 10
-JITTERS = ("brightness", "contrast", "saturation", "hue")
-GAP = 2.0  # a crop is read from a halved picture as long as that is still this many times the view
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What happens to one view; sizes in pixels of the whole, upright picture.
-
-    Attributes:
-        box: (left, top, right, bottom) of the crop.
-        flip: mirror it.
-        jitter: operations and their factors, in the order to apply them; hue is a shift in turns.
-        gray: drop the colour.
-        blur: radius in pixels of the view; none: no blur.
-        solarize: invert values at or above the threshold.
-    """
-
-    box: tuple[int, int, int, int]
-    flip: bool
-    jitter: tuple[tuple[str, float], ...]
-    gray: bool
-    blur: float | None
-    solarize: bool
+PIXELS_AT_ONCE = 2**17  # on a CPU: with 16 bits and a dozen numbers a pixel, what a core's own cache holds
+_OPERATIONS: dict[str, Callable[[Tensor, np.ndarray, float], Tensor]] = {
+    "brightness": colour.brighten, "contrast": colour.contrast, "saturation": colour.saturate, "hue": colour.turn_hue,
+}  # fmt: skip
 
 
-class Numbers:
-    """Uniform numbers in 0..1 from a generator, fetched at once: a call for each would cost more than its use."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self._numbers = iter(torch.rand(4 * CROP_ATTEMPTS + 20, generator=generator, dtype=torch.float64).tolist())
-
-    def between(self, low: float, high: float) -> float:
-        """Uniform in low..high."""
-        return low + (high - low) * next(self._numbers)
-
-    def below(self, count: int) -> int:
-        """An integer in 0..count - 1."""
-        return int(next(self._numbers) * count)
-
-    def happens(self, probability: float) -> bool:
-        """True with that probability."""
-        return next(self._numbers) < probability
-
-
-def draw(
-    numbers: Numbers, settings: ViewSettings, style: int, size: tuple[int, int], radius: tuple[float, float],
-    area: tuple[float, float],
-) -> Draw:  # fmt: skip
-    """Draw the augmentation of one view.
-
-    Args:
-        numbers: where chance comes from.
-        settings: probabilities and strengths.
-        style: 0 or 1, which of the two probabilities of blur and solarize holds.
-        size: (width, height) of the whole picture.
-        radius: range of the blur in pixels of the view.
-        area: range of the crop's share of the picture's area.
-    """
-    return Draw(
-        box=_draw_crop(numbers, area, settings.crop_ratio, *size),
-        flip=numbers.happens(settings.flip),
-        jitter=_draw_jitter(numbers, settings) if numbers.happens(settings.jitter) else (),
-        gray=numbers.happens(settings.gray),
-        blur=numbers.between(*radius) if numbers.happens(settings.blur[style]) else None,
-        solarize=numbers.happens(settings.solarize[style]),
-    )
-
-
-def apply(
-    drawn: Draw, levels: dict[int, Image.Image], full: tuple[int, int], size: int, solarize_threshold: int
+def apply_effects(
+    views: Tensor, effects: np.ndarray, settings: ViewSettings, largest_radius: float, span: Span = unwatched
 ) -> Tensor:
-    """Make the view: (3, size, size) uint8.
+    """Change views in place, in torchvision's order of operations, and return them.
 
     Args:
-        levels: 1 -> the decoded RGB picture; smaller versions (2, 4, ...) are added when they are needed.
-        full: (width, height) of the picture before it was decoded at reduced size.
-        size: side of the view.
+        views: (M, 3, S, S) uint8, contiguous.
+        effects: (M, len(EFFECTS)) of ``draws.Drawn``.
+        settings: strengths; factors lie within them.
+        largest_radius: that blur can have for views of this size.
+        span: told which part of the work goes on.
     """
-    tile = _crop(drawn.box, levels, full, size)
-    if drawn.flip:
-        tile = tile.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    for name, factor in drawn.jitter:
-        tile = _JITTER[name](tile, factor)
-    if drawn.gray:
-        tile = tile.convert("L").convert("RGB")
-    if drawn.blur is not None:
-        tile = tile.filter(ImageFilter.GaussianBlur(drawn.blur))
-    pixels = np.array(tile)
-    if drawn.solarize:
-        pixels = np.where(pixels >= solarize_threshold, 255 - pixels, pixels)
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    with span(COLOUR):
+        _flip(views, np.flatnonzero(effects[:, FLIP]))
+        _jitter(views, effects, settings)
+        _gray(views, np.flatnonzero(effects[:, GRAY]))
+    with span(BLURRING):
+        _blur(views, np.flatnonzero(effects[:, BLUR]), effects[:, BLUR], largest_radius)
+    with span(COLOUR):
+        _solarize(views, np.flatnonzero(effects[:, SOLARIZE]), settings.solarize_threshold)
+    return views
 
 
-def _draw_crop(
-    numbers: Numbers, share: tuple[float, float], ratios: tuple[float, float], width: int, height: int
-) -> tuple[int, int, int, int]:
-    """torchvision's rule: ten attempts at area and ratio, else the largest central crop of a ratio in range."""
-    shortest, longest = ratios
-    for _ in range(CROP_ATTEMPTS):
-        area = width * height * numbers.between(*share)
-        ratio = math.exp(numbers.between(math.log(shortest), math.log(longest)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = numbers.below(width - w + 1), numbers.below(height - h + 1)
-            return left, top, left + w, top + h
-    w, h = width, height
-    if width / height < shortest:
-        h = round(w / shortest)
-    elif width / height > longest:
-        w = round(h * longest)
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
+def _flip(views: Tensor, rows: np.ndarray) -> None:
+    for part in _parts(views, rows):
+        _put(views, part, _take(views, part, torch.uint8).view(-1, *views.shape[1:]).flip(-1))
 
 
-def _draw_jitter(numbers: Numbers, settings: ViewSettings) -> tuple[tuple[str, float], ...]:
-    factors = {}
-    for name in JITTERS:
-        strength = getattr(settings, name)
-        low = -strength if name == "hue" else max(0.0, 1.0 - strength)
-        factors[name] = numbers.between(low, strength if name == "hue" else 1.0 + strength)
-    order = list(JITTERS)
-    for last in range(len(order) - 1, 0, -1):
-        other = numbers.below(last + 1)
-        order[last], order[other] = order[other], order[last]
-    return tuple((name, factors[name]) for name in order if getattr(settings, name))
+def _jitter(views: Tensor, effects: np.ndarray, settings: ViewSettings) -> None:
+    """Each view's own order: at every turn, the views whose turn it is for an operation are taken together."""
+    orders = effects[:, ORDER].astype(int)
+    turns = np.where((orders == UNJITTERED)[:, None], UNJITTERED, ORDERS[orders])  # (M, 4): number of the jitter
+    for turn in turns.T:
+        for number, name in enumerate(JITTERS):
+            strength = getattr(settings, name)
+            factors = effects[:, FACTORS.start + number]
+            signs = (factors > 0, factors < 0) if name == "hue" else (True,)  # hue turns one way at a time
+            for chosen in signs if strength else ():
+                for rows in _parts(views, np.flatnonzero((turn == number) & chosen)):
+                    _put(views, rows, _OPERATIONS[name](_take(views, rows), factors[rows], strength))
 
 
-def _crop(
-    box: tuple[int, int, int, int], levels: dict[int, Image.Image], full: tuple[int, int], size: int
-) -> Image.Image:
-    """Cut and resize in one go, anti-aliased, from the smallest version of the picture that shows no difference."""
-    decoded = levels[1]
-    per_x, per_y = decoded.width / full[0], decoded.height / full[1]
-    smallest = min((box[2] - box[0]) * per_x, (box[3] - box[1]) * per_y)
-    level = 1
-    while smallest / (2 * level) >= GAP * size:
-        level *= 2
-        if level not in levels:
-            levels[level] = levels[level // 2].reduce(2)
-    source = levels[level]
-    x, y = per_x / level, per_y / level
-    scaled = (box[0] * x, box[1] * y, min(box[2] * x, source.width), min(box[3] * y, source.height))
-    return source.resize((size, size), Image.Resampling.BILINEAR, box=scaled)
+def _gray(views: Tensor, rows: np.ndarray) -> None:
+    for part in _parts(views, rows):
+        _put(views, part, colour.luminance(_take(views, part)))
 
 
-def _brightness(image: Image.Image, factor: float) -> Image.Image:
-    return Image.blend(Image.new("RGB", image.size), image, factor)
+def _blur(views: Tensor, rows: np.ndarray, radii: np.ndarray, largest: float) -> None:
+    kernels = Kernels.up_to(largest)
+    for part in _parts(views, rows) if kernels.reach else ():
+        _put(views, part, blur(_take(views, part, torch.uint8).view(-1, *views.shape[1:]), radii[part], kernels))
 
 
-def _contrast(image: Image.Image, factor: float) -> Image.Image:
-    grey = int(np.asarray(image.convert("L")).mean() + 0.5)
-    return Image.blend(Image.new("RGB", image.size, (grey, grey, grey)), image, factor)
+def _solarize(views: Tensor, rows: np.ndarray, threshold: int) -> None:
+    for part in _parts(views, rows):
+        taken = _take(views, part, torch.uint8)
+        bright = taken.ge(threshold).view(torch.uint8)
+        _put(views, part, taken.bitwise_xor_(bright.mul_(255)))  # x ^ 255 = 255 - x
 
 
-def _saturation(image: Image.Image, factor: float) -> Image.Image:
-    return Image.blend(image.convert("L").convert("RGB"), image, factor)
+def _parts(views: Tensor, rows: np.ndarray) -> Iterator[np.ndarray]:
+    if not len(rows):
+        return
+    most = max(1, PIXELS_AT_ONCE // views[0, 0].numel()) if views.device.type == "cpu" else len(rows)
+    for start in range(0, len(rows), most):
+        yield rows[start : start + most]
 
 
-def _hue(image: Image.Image, turns: float) -> Image.Image:
-    shift = int(turns * 255) % 256  # towards zero, as torchvision does
-    turned = ImageChops.add_modulo(image.convert("HSV"), Image.new("HSV", image.size, (shift, 0, 0)))
-    return turned.convert("RGB")
+def _take(views: Tensor, rows: np.ndarray, dtype: torch.dtype = torch.int16) -> Tensor:
+    """(m, 3, P) copy of some views."""
+    chosen = torch.from_numpy(rows).to(views.device)
+    return views.flatten(2).index_select(0, chosen).to(dtype)
 
 
-_JITTER = {"brightness": _brightness, "contrast": _contrast, "saturation": _saturation, "hue": _hue}
-
+def _put(views: Tensor, rows: np.ndarray, values: Tensor) -> None:
+    values = values.to(torch.uint8)
+    if views.device.type == "cpu":
+        views.numpy()[rows] = values.view(len(rows), -1, *views.shape[2:]).numpy()  # torch's own takes ten times as long
+    else:
+        views[torch.from_numpy(rows).to(views.device)] = values.view(len(rows), -1, *views.shape[2:])

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
 
 from mcl.config.pretrain import ViewSettings
-from mcl.data.loading.augment import Draw, Numbers, apply, draw
-from mcl.data.loading.decode import UnreadableImage, read_reduced
+from mcl.data.loading.augment import apply_effects
+from mcl.data.loading.decode import read_reduced
+from mcl.data.loading.draws import Box, Drawn, draw, place
+from mcl.data.loading.parts import CROP, DECODE, DRAW, Span, unwatched
 from mcl.data.sources.pictures import Picture
-from mcl.errors import RunFailed, printable
-from mcl.randomness import STREAM_VIEWS, generator_for
 
-MOST_IN_A_ROW = 10_000  # unreadable pictures: storage that went away is not asked a million times
 REFERENCE_SIZE = 224  # blur radii are given for views of this size
+GAP = 2  # a picture that no decoder reduced is halved as long as its crops keep this many times their views' pixels
 
 Key = tuple[int, int]  # (view, scale): names a view of an image, and its stream of random numbers
-Drawn = dict[Key, Draw]  # what happens to each view
 Fields = Callable[[Picture, int], Mapping[str, Any]]  # (picture, its number in the source) -> name -> value
 
 
@@ -68,120 +68,158 @@ class Wanted:
     fields: Fields | None = None
 
 
+@dataclass(frozen=True)
+class Pixels:
+    """A decoded picture.
+
+    Attributes:
+        array: (height, width, 3) uint8.
+        full: (width, height) it has if decoded fully; crops are drawn in those pixels.
+    """
+
+    array: np.ndarray
+    full: tuple[int, int]
+
+
 class ViewMaker:
-    """Makes the views of an image that are wanted: one uint8 tensor each."""
+    """Makes the views that are wanted, of a batch of pictures: draw, cut each picture, then augment all cuts together.
 
-    def __init__(self, settings: ViewSettings, wanted: Wanted, seed: int) -> None:
-        self.settings, self.wanted, self.seed = settings, wanted, seed
+    What is drawn is a function of (seed, epoch, index, view, scale); no view depends on the others of its batch.
 
-    def draw(self, size: tuple[int, int], epoch: int, index: int) -> Drawn:
-        """What happens to each view of a picture of ``size`` (width, height)."""
-        drawn = {}
-        for spec in self.wanted.views:
-            numbers = Numbers(generator_for(STREAM_VIEWS, self.seed, epoch, index, *spec.key))
-            radius = tuple(r * spec.augmented / REFERENCE_SIZE for r in self.settings.blur_radius)
-            area = spec.crop_scale or self.settings.crop_scale
-            drawn[spec.key] = draw(numbers, self.settings, spec.style, size, radius, area)
-        return drawn
+    Args:
+        settings: of augmentation.
+        wanted: the views.
+        seed: of what is drawn.
+        span: told which part of the work goes on.
+    """
 
-    def enough_pixels(self, drawn: Drawn, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) at which every crop of a picture of ``size`` still has as many pixels as its view.
+    def __init__(self, settings: ViewSettings, wanted: Wanted, seed: int, span: Span = unwatched) -> None:
+        self.settings, self.wanted, self.seed, self.span = settings, wanted, seed, span
+
+    def draw(self, epochs: Sequence[int], indices: Sequence[int]) -> Drawn:
+        """What happens to each view of each image."""
+        views = self.wanted.views
+        with self.span(DRAW):
+            return draw(
+                self.settings, self.seed, epochs, indices, [spec.key for spec in views], [spec.style for spec in views],
+                [spec.augmented / REFERENCE_SIZE for spec in views],
+            )  # fmt: skip
+
+    def places(self, drawn: Drawn, image: int, full: tuple[int, int]) -> list[Box]:
+        """Crop of each view of the batch's image number ``image``, whose (width, height) is ``full``, in its pixels."""
+        shares = (spec.crop_scale or self.settings.crop_scale for spec in self.wanted.views)
+        with self.span(DRAW):
+            return [
+                place(numbers, share, self.settings.crop_ratio, *full)
+                for numbers, share in zip(drawn.places[image], shares, strict=True)
+            ]
+
+    def enough_pixels(self, places: Sequence[Box], full: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) at which every crop of a picture of ``full`` still has as many pixels as its view.
 
         Crops are drawn in pixels of the whole picture, so the JPEG decoder's reduction (1/2, 1/4, 1/8) can follow
         them. It is the same for all views of an image, for the image is decoded once.
         """
-        needed = 0.0
-        for spec in self.wanted.views:
-            left, top, right, bottom = drawn[spec.key].box
-            needed = max(needed, spec.augmented / min(right - left, bottom - top))
-        return math.ceil(size[0] * needed), math.ceil(size[1] * needed)
+        needed = max(
+            spec.augmented / min(right - left, bottom - top)
+            for spec, (left, top, right, bottom) in zip(self.wanted.views, places, strict=True)
+        )
+        return math.ceil(full[0] * needed), math.ceil(full[1] * needed)
 
-    def make(self, drawn: Drawn, image: Image.Image, full: tuple[int, int]) -> dict[Key, Tensor]:
-        """Apply what was drawn: key -> (3, size, size) uint8; ``full`` is the picture's size before reduction."""
-        reduced, views = {1: image}, {}
-        for spec in self.wanted.views:
-            pixels = apply(drawn[spec.key], reduced, full, spec.augmented, self.settings.solarize_threshold)
-            views[spec.key] = pixels[:, :: spec.stride, :: spec.stride].contiguous() if spec.stride > 1 else pixels
-        return views
+    def shorter_side(self) -> int:
+        """Pixels of a square picture's side at which the smallest square crop still has as many as its view."""
+        return max(
+            math.ceil(spec.augmented / math.sqrt(max((spec.crop_scale or self.settings.crop_scale)[0], 1e-3)))
+            for spec in self.wanted.views
+        )
 
-    def __call__(self, image: Image.Image, epoch: int, index: int) -> dict[Key, Tensor]:
-        """Views of a fully decoded image; a function of (seed, epoch, index, view, scale) and the image."""
-        return self.make(self.draw(image.size, epoch, index), image, image.size)
-
-    def read(
-        self, picture: Picture, epoch: int, index: int, max_pixels: int | None = None, number: int | None = None
-    ) -> dict[str, Any]:
-        """What is wanted of a picture, decoded no larger than its crops need: ``views``, ``crops``, ``fields``.
-
-        Args:
-            index: whose random numbers are drawn.
-            number: of the picture in its source; none: ``index`` (it differs where it stands for an unreadable one).
+    def decode(
+        self, picture: Picture, drawn: Drawn, image: int, max_pixels: int | None = None
+    ) -> tuple[Pixels, list[Box]]:
+        """A picture, no larger than the crops of the batch's image number ``image`` need, and those crops.
 
         Raises:
             UnreadableImage: see ``read_image``.
         """
-        drawn: Drawn = {}
+        places: list[Box] = []
 
         def enough(size: tuple[int, int]) -> tuple[int, int]:
-            drawn.update(self.draw(size, epoch, index))
-            return self.enough_pixels(drawn, size)
+            places[:] = self.places(drawn, image, size)
+            return self.enough_pixels(places, size)
 
-        image, full = read_reduced(picture, enough, max_pixels=max_pixels)
-        sample: dict[str, Any] = {"views": self.make(drawn, image, full)}
-        if self.wanted.geometry:
-            sample["crops"] = {key: _place(one, full) for key, one in drawn.items()}
-        if self.wanted.fields:
-            sample["fields"] = dict(self.wanted.fields(picture, index if number is None else number))
-        return sample
+        with self.span(DECODE):
+            decoded, full = read_reduced(picture, enough, max_pixels=max_pixels)
+            least = self.enough_pixels(places, full)
+            fewer = min(decoded.width // least[0], decoded.height // least[1]) // GAP
+            if fewer >= 2:
+                decoded = decoded.reduce(2 ** int(math.log2(fewer)))
+            return Pixels(np.array(decoded), full), places
+
+    def cut(self, pixels: Pixels, places: Sequence[Box]) -> list[tuple[Tensor, Box]]:
+        """Each view cut out and resized, anti-aliased: ((1, 3, S, S) uint8, its place in pixels of the array)."""
+        with self.span(CROP):
+            return list(self._cut(pixels, places))
+
+    def _cut(self, pixels: Pixels, places: Sequence[Box]) -> Iterator[tuple[Tensor, Box]]:
+        height, width, _ = pixels.array.shape
+        whole = torch.from_numpy(pixels.array).permute(2, 0, 1)[None]  # channels last: torch's quick way to resize
+        per_x, per_y = width / pixels.full[0], height / pixels.full[1]
+        for spec, place_ in zip(self.wanted.views, places, strict=True):
+            left, right = _whole_pixels(place_[0] * per_x, place_[2] * per_x, width)
+            top, bottom = _whole_pixels(place_[1] * per_y, place_[3] * per_y, height)
+            part = whole[:, :, top:bottom, left:right]
+            resized = F.interpolate(part, (spec.augmented, spec.augmented), mode="bilinear", antialias=True)
+            yield resized, (left, top, right, bottom)
+
+    def join(self, cuts: Sequence[Sequence[Tensor]]) -> dict[int, Tensor]:
+        """Cuts of N images -> side S -> (V N, 3, S, S), view by view of those that are augmented at that size."""
+        with self.span(CROP):
+            return {
+                side: torch.cat([of_image[view] for view in views for of_image in cuts])
+                for side, views in self._views_by_side()
+            }
+
+    def finish(self, joined: Mapping[int, Tensor], effects: np.ndarray) -> dict[Key, Tensor]:
+        """Augment what ``join`` gave, in place: key -> (N, 3, size, size) uint8, on the device of its tensors.
+
+        Args:
+            effects: (N, V, len(EFFECTS)), as drawn.
+        """
+        made: dict[Key, Tensor] = {}
+        for side, views in self._views_by_side():
+            largest = self.settings.blur_radius[1] * side / REFERENCE_SIZE
+            of_side = np.concatenate([effects[:, view] for view in views])
+            augmented = apply_effects(joined[side], of_side, self.settings, largest, self.span)
+            for view, pixels in zip(views, augmented.split(len(effects)), strict=True):
+                spec = self.wanted.views[view]
+                made[spec.key] = pixels[..., :: spec.stride, :: spec.stride].contiguous()
+        return {spec.key: made[spec.key] for spec in self.wanted.views}
+
+    def read(self, picture: Picture, epoch: int, index: int, max_pixels: int | None = None) -> dict[Key, Tensor]:
+        """Views of one picture, decoded no larger than they need: key -> (3, size, size) uint8.
+
+        Raises:
+            UnreadableImage: see ``read_image``.
+        """
+        drawn = self.draw([epoch], [index])
+        return self._one(*self.decode(picture, drawn, 0, max_pixels), drawn)
+
+    def __call__(self, image: Image.Image, epoch: int, index: int) -> dict[Key, Tensor]:
+        """Views of a fully decoded RGB image: key -> (3, size, size) uint8."""
+        drawn = self.draw([epoch], [index])
+        return self._one(Pixels(np.array(image), image.size), self.places(drawn, 0, image.size), drawn)
+
+    def _one(self, pixels: Pixels, places: Sequence[Box], drawn: Drawn) -> dict[Key, Tensor]:
+        joined = self.join([[view for view, _ in self.cut(pixels, places)]])
+        return {key: views[0] for key, views in self.finish(joined, drawn.effects).items()}
+
+    def _views_by_side(self) -> Iterator[tuple[int, list[int]]]:
+        sides = [spec.augmented for spec in self.wanted.views]
+        for side in dict.fromkeys(sides):
+            yield side, [view for view, own in enumerate(sides) if own == side]
 
 
-class UnlabeledImages(Dataset):
-    """Pictures of a source as views; items are asked for by (epoch, index).
-
-    An unreadable file is replaced by the next readable one, so that batches keep their size and the order stays
-    a function of the seed; which files were unreadable is told with the sample.
-    """
-
-    def __init__(
-        self, paths: Sequence[Picture], maker: ViewMaker, max_pixels: int | None = None
-    ) -> None:
-        self.paths, self.maker, self.max_pixels = paths, maker, max_pixels
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """What ``ViewMaker.read`` gives, ``"index": int`` and ``"unreadable": [(path, reason), ...]``."""
-        epoch, index = key
-        unreadable: list[tuple[str, str]] = []
-        attempts = min(len(self.paths), MOST_IN_A_ROW)
-        for attempt in range(attempts):
-            number = (index + attempt) % len(self.paths)
-            path = self.paths[number]
-            try:
-                sample = self.maker.read(path, epoch, index, self.max_pixels, number)
-            except UnreadableImage as error:
-                unreadable.append((printable(str(path)), str(error)))
-                continue
-            return {**sample, "index": index, "unreadable": unreadable}
-        which = "none of the" if attempts == len(self.paths) else "in a row, none of"
-        raise RunFailed(f"{which} {attempts} images can be read any more; the first: {unreadable[0]}")
-
-
-def collate_views(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack samples: ``{"views": key -> (N, 3, size, size) uint8, "index": (N,), "unreadable": [...]}`` and what else is wanted."""
-    batch: dict[str, Any] = {
-        part: {key: torch.stack([s[part][key] for s in samples]) for key in samples[0][part]}
-        for part in ("views", "crops")
-        if part in samples[0]
-    }
-    if "fields" in samples[0]:
-        batch["fields"] = default_collate([s["fields"] for s in samples])
-    batch["index"] = torch.tensor([s["index"] for s in samples])
-    batch["unreadable"] = [entry for s in samples for entry in s["unreadable"]]
-    return batch
-
-
-def _place(drawn: Draw, full: tuple[int, int]) -> Tensor:
-    left, top, right, bottom = drawn.box
-    return torch.tensor([left / full[0], top / full[1], right / full[0], bottom / full[1], float(drawn.flip)])
+def _whole_pixels(start: float, end: float, most: int) -> tuple[int, int]:
+    """The nearest borders between pixels, at least a pixel apart."""
+    first = min(round(start), most - 1)
+    return first, min(max(round(end), first + 1), most)
