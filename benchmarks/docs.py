@@ -2,7 +2,7 @@
 
 A table stands between ``<!-- table: NAME FILE ... -->`` and ``<!-- /table -->``; NAME is one of the functions below,
 FILEs are in this folder. A missing file is an error: a table never shows what was not measured.
-``figures FILE GROUP ...`` shows groups of what tests measured (figures.py).
+``figures FILE GROUP ...`` shows groups of what tests measured (figures.py); ``formats`` what ``mcl export`` writes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from runs import table as runs_table
 from yardstick import table as yardstick_table
 
 from mcl.bench.tables import markdown_of, read_tables
+from mcl.interop.formats import table as formats_table
 
 HERE = Path(__file__).parent
-MARKED = re.compile(r"(<!-- table: (\w+)((?: [\w./-]+)+) -->\n)(.*?)(<!-- /table -->)", re.S)
+MARKED = re.compile(r"(<!-- table: (\w+)((?: [\w./-]+)*) -->\n)(.*?)(<!-- /table -->)", re.S)
 
 
 def speed(*files: str) -> str:
@@ -48,6 +49,11 @@ def yardstick(folder: str) -> str:
 def figures(file: str, *groups: str) -> str:
     """What tests measured."""
     return figures_tables(HERE / file, *groups) + "\n"
+
+
+def formats() -> str:
+    """The formats of ``mcl export``."""
+    return formats_table()
 
 
 def _step_rows(tables, content) -> list[str]:

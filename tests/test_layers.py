@@ -28,8 +28,8 @@ FLOORS = (
     {"errors", "signals", "randomness", "run_files", "streams", "recipes"},
 )
 # A choice (mcl.config.choice) names the registry of its kinds by a string, which is looked up when a command's settings
-# are read: config knows that there are methods, and none of them.
-REGISTRIES = {"mcl.methods.registry", "mcl.detect.registry"}
+# are read: config knows that there are methods, and none of them. The table of formats is named so, too.
+REGISTRIES = {"mcl.methods.registry", "mcl.detect.registry", "mcl.interop.formats"}
 # Rooms that know no command, and the settings that they may name in a message because they take them: sections of
 # mcl.config, and what a run folder is opened with.
 NAMED = {

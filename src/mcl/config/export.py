@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
 from mcl.config.base import Command
-from mcl.config.formats import FORMATS, Format, help_text, holding, to_flags
 from mcl.config.parts import Parts
+
+# The table of formats lies in a room above this one, so it is named by a string, as the registries of choices are.
+_TABLE = importlib.import_module("mcl.interop.formats")
 
 
 class ExportSettings(Command):
@@ -19,7 +22,7 @@ class ExportSettings(Command):
     trunk: CliPositionalArg[Path] = Field(
         description="Run folder of mcl pretrain or mcl finetune, or its trunk.safetensors or detector.safetensors."
     )
-    to: Literal[tuple(FORMATS)] = Field(description=help_text())
+    to: Literal[tuple(_TABLE.FORMATS)] = Field(description=_TABLE.help_text())
     out: Path = Field(description="File to write (timm: folder); what goes with it is written beside it.")
     parts: Parts | None = Field(None, description="Parts of the trunk to write; none: all that were trained.")
     content: Literal["trunk", "detector"] = Field(
@@ -30,9 +33,9 @@ class ExportSettings(Command):
     overwrite: bool = Field(False, description="Replace what is at out.")
 
     @property
-    def format(self) -> Format:
-        """The entry of the table."""
-        return FORMATS[self.to]
+    def format(self) -> Any:
+        """The entry of the table (``mcl.interop.formats.Format``)."""
+        return _TABLE.FORMATS[self.to]
 
     @property
     def whole_detector(self) -> bool:
@@ -42,7 +45,7 @@ class ExportSettings(Command):
     @model_validator(mode="after")
     def _possible(self) -> ExportSettings:
         if self.whole_detector and not self.format.detector:
-            able = to_flags([entry.name for entry in holding("detector")], "and")
+            able = _TABLE.to_flags([entry.name for entry in _TABLE.holding("detector")], "and")
             raise ValueError(f"--with detector: only {able} hold a whole detector, not {self.to}")
         if self.parts and self.whole_detector:
             raise ValueError(f"--parts {self.parts}: a detector is written whole; leave --parts away")

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mcl.config.export import ExportSettings
-from mcl.config.formats import Format, holding, to_flags
 from mcl.detect.saved import load_detector
 from mcl.engine.logging import console
 from mcl.errors import UserError
+from mcl.interop.formats import Format, holding, to_flags
 from mcl.interop.writing.exported import Exported, FormatModule, Unfit
 from mcl.interop.writing.source import DetectorSource, TrunkSource
 from mcl.interop.writing.staging import staged

@@ -7,9 +7,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mcl.config.formats import ALL, FORMATS, holding
 from mcl.config.models import ModelsSettings
 from mcl.errors import UserError, did_you_mean
+from mcl.interop.formats import ALL, FORMATS, holding
 
 FILE = "models.json"
 SIDE = 224

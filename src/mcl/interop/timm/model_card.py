@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mcl.config.formats import holding
 from mcl.errors import printable
 from mcl.interop.writing.source import TrunkSource
 
@@ -38,7 +37,7 @@ Images: RGB, values 0..1, mean {mean}, std {std}; pre-trained at {size} x {size}
 {rows}
 
 The pyramid and the box head that were trained with this backbone are not in this folder:
-`mcl export` writes them with {others}.
+`mcl export` writes them in other formats.
 """
 #: method -> (title, where the weights come from)
 ORIGINS = {
@@ -68,7 +67,6 @@ def model_card(source: TrunkSource, fresh: list[str]) -> str:
         mean=tuple(spec.mean),
         std=tuple(spec.std),
         fresh=tail,
-        others=", ".join(f"`--to {entry.name}`" for entry in holding("trunk") if entry.parts != "backbone"),
         rows=rows,
     )
 

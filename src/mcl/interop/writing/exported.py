@@ -47,7 +47,7 @@ class Unfit(UserError):
 
 
 class FormatModule(Protocol):
-    """What the modules named in ``mcl.config.formats`` offer; ``source`` is a ``TrunkSource`` or ``DetectorSource``."""
+    """What the modules named in ``mcl.interop.formats`` offer; ``source`` is a ``TrunkSource`` or ``DetectorSource``."""
 
     def companions(self, out: Path) -> tuple[str, ...]:
         """Names of the files that go beside ``out``."""
