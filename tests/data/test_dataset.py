@@ -206,8 +206,9 @@ def test_places_and_fields_come_with_the_views(paths, cache_gb):
     assert torch.equal(alone["crops"][2, 1], batch["crops"][2, 1][4]) and alone["fields"] == {"number": 4}
 
 
-def _number_of(path) -> dict[str, int]:
-    return {"number": int(path.stem)}
+def _number_of(path, number) -> dict[str, int]:
+    assert int(path.stem) == number
+    return {"number": number}
 
 
 def test_every_image_once_an_epoch_and_small_sets_wrap_around():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mcl.cli import main
-from mcl.data.loading.views import UnlabeledImages
+from mcl.data.loading.views import ViewMaker
 from mcl.engine.machine.memory import describe_out_of_memory, is_out_of_memory
 from mcl.errors import OutOfMemory, RunFailed
 from mcl.nn.trunk import Trunk
@@ -56,7 +56,7 @@ def told(code: int, error: str) -> None:
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_in_the_loader(mcl, tmp_path, monkeypatch, allocate, workers):
     with monkeypatch.context() as patch:
-        patch.setattr(UnlabeledImages, "__getitem__", at_call(30, allocate, UnlabeledImages.__getitem__))
+        patch.setattr(ViewMaker, "cut", at_call(30, allocate, ViewMaker.cut))
         code, error = mcl(tmp_path / "run", "--loop.workers", workers)
     told(code, error)
     # Between two steps nothing is lost: 24 images are three steps (one loader process: those it had not yet handed on).

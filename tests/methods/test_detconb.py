@@ -10,7 +10,8 @@ from PIL import Image
 
 from images import picture
 from made import PARTS, in_float64, learn, recipe
-from mcl.data.loading.augment import Draw, apply
+from mcl.config.pretrain import ViewSettings
+from mcl.data.loading.views import Pixels, ViewMaker, ViewSpec, Wanted
 from mcl.methods.detconb.loss import Regions, contrastive_detection
 from mcl.methods.detconb.masks import cells_of, draw_masks, in_view
 from mcl.methods.detconb.segments import MOST, SIZE, Felzenszwalb, Segments
@@ -79,8 +80,9 @@ def test_a_segment_that_the_other_view_does_not_show_counts_nothing():
 def test_segments_follow_the_crop_and_the_mirror_of_a_view(flip):
     across, down = (np.arange(192) + 0.5) * 256 / 192, (np.arange(128) + 0.5) * 256 / 128
     ramps = np.stack(np.broadcast_arrays(across, down[:, None], 0.0), -1).astype(np.uint8)
-    drawn = Draw((30, 20, 170, 110), flip, (), False, None, False)
-    seen = apply(drawn, {1: Image.fromarray(ramps)}, (192, 128), 64, 128)
+    maker = ViewMaker(ViewSettings(), Wanted((ViewSpec((1, 1), 64, 0),)), 0)
+    seen = maker.cut(Pixels(ramps, (192, 128)), [(30, 20, 170, 110)])[0][0][0]
+    seen = seen.flip(-1) if flip else seen
     crop = torch.tensor([[30 / 192, 20 / 128, 170 / 192, 110 / 128, float(flip)]])
     ramp = torch.from_numpy((np.arange(128) * 2 + 1).astype(np.uint8))
     for channel, segments in ((0, ramp.expand(1, 128, 128)), (1, ramp[:, None].expand(1, 128, 128))):

@@ -79,7 +79,8 @@ class _Named:
 
 def test_a_picture_that_stands_for_an_unreadable_one_brings_its_own_label(tmp_path):
     from mcl.config.pretrain import ViewSettings
-    from mcl.data.loading.views import UnlabeledImages, ViewMaker, ViewSpec, Wanted
+    from mcl.data.loading.dataset import UnlabeledImages
+    from mcl.data.loading.views import ViewMaker, ViewSpec, Wanted
 
     data = picture_folder(tmp_path / "data" / "a", 1).parent
     picture_folder(data / "b", 1)

@@ -13,14 +13,10 @@ from torch import Tensor, nn
 
 from mcl.config.method import MethodSettings
 from mcl.config.pretrain import ModelSettings, ViewSettings
-<<<<<<< HEAD
 from mcl.data.computed import Survey
-from mcl.data.loading.views import Fields, Wanted, collate_views
-from mcl.data.sources.pictures import Picture
-=======
 from mcl.data.loading.dataset import collate_views
-from mcl.data.loading.views import Wanted
->>>>>>> 689fc14 (Loader: draw, cut and augment a whole batch at once, in 16-bit integers; keep shrunk pictures in memory)
+from mcl.data.loading.views import Fields, Wanted
+from mcl.data.sources.pictures import Picture
 from mcl.methods.pixels import normalise
 from mcl.methods.views_picture import draw_views
 from mcl.nn.trunk import Trunk

@@ -8,11 +8,8 @@ from typing import Any
 import torch
 
 from mcl.config.pretrain import PretrainSettings
-<<<<<<< HEAD
 from mcl.data.computed import Survey
-=======
 from mcl.data.loading.dataset import UnlabeledImages
->>>>>>> 689fc14 (Loader: draw, cut and augment a whole batch at once, in 16-bit integers; keep shrunk pictures in memory)
 from mcl.data.loading.loader import step_batches, steps_per_epoch
 from mcl.data.loading.views import ViewMaker
 from mcl.data.sources.find import check_readable, find_images, fingerprint
@@ -104,22 +101,11 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
     total, warmup = resolve_length(settings.schedule, per_epoch)
     schedule = Schedule(settings.schedule, settings.optim.peak_lr(settings.batch), total, warmup)
     skipped = Skipped(folder, settings.max_unreadable, {printable(str(path)): why for path, why in unreadable.items()})
-<<<<<<< HEAD
     start = StartingWeights(method.trunk) if is_main() and knows_start else None
     training = Pretraining(method, settings, schedule, skipped, len(paths), start, folders)
-    wanted = main_first(lambda: wanted_of(settings, _survey(settings, paths)))
-    maker = ViewMaker(settings.views, wanted, settings.seed)
-    dataset = UnlabeledImages(paths, maker, settings.max_pixels)
-    _say_start(settings, method.notes(share // settings.accumulate), len(paths), total, per_epoch)
-    if is_main():
-        method.draw_first_batch(folder.path, _first_batch(method, dataset, settings))
-=======
-    training = Pretraining(method, settings, schedule, skipped, len(paths))
-    maker = ViewMaker(settings.views, wanted_of(settings), settings.seed)
-    on_device = settings.views.device == "auto" and device.type == "cuda"
-    dataset = UnlabeledImages(paths, maker, settings.max_pixels, unfinished=on_device)
-    _say_start(settings, [*method.notes(share // settings.accumulate), *dataset.notes()], len(paths), total, per_epoch)
->>>>>>> 689fc14 (Loader: draw, cut and augment a whole batch at once, in 16-bit integers; keep shrunk pictures in memory)
+    dataset = _dataset(settings, paths, device)
+    notes = [*method.notes(share // settings.accumulate), *dataset.notes()]
+    _say_start(settings, notes, len(paths), total, per_epoch)
 
     def batches(start_step: int, steps: int = total, workers: int = settings.loop.workers) -> Iterator[Any]:
         stream = step_batches(
@@ -295,6 +281,13 @@ def _made_ready(method: Method, settings: PretrainSettings, device: torch.device
     if settings.loop.compile:
         _compile(method, settings, device)
     return method
+
+
+def _dataset(settings: PretrainSettings, paths: Sequence[Picture], device: torch.device) -> UnlabeledImages:
+    wanted = main_first(lambda: wanted_of(settings, _survey(settings, paths)))
+    maker = ViewMaker(settings.views, wanted, settings.seed)
+    on_device = settings.views.device == "auto" and device.type == "cuda"
+    return UnlabeledImages(paths, maker, settings.max_pixels, unfinished=on_device)
 
 
 def _compile(method: Method, settings: PretrainSettings, device: torch.device) -> None:

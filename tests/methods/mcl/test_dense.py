@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from images import picture
+from images import picture_folder
 from mcl.config.pretrain import ModelSettings, ViewSettings
-from mcl.data.loading.views import ViewMaker, collate_views
+from mcl.data.loading.dataset import UnlabeledImages, collate_views
+from mcl.data.loading.views import ViewMaker
+from mcl.data.sources.find import find_images
 from mcl.methods.mcl.dense import at_places, cell_places, dense_loss
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.settings import MclSettings
@@ -22,20 +26,11 @@ def small(**method) -> Mcl:
     return Mcl(trunk, ModelSettings(hidden=32, embedding=16), settings, seed=0)
 
 
-def batch(method: Mcl, images: int = 16) -> dict:
+def batch(method: Mcl, folder: Path, images: int = 16) -> dict:
     """As the loader makes it: with the crops of every view."""
-    wanted = Mcl.wanted(method.settings, ViewSettings(), 64)
-    maker = ViewMaker(ViewSettings(), wanted, 0)
-    samples = []
-    for index in range(images):
-        shown = picture(index, 96, 80)
-        drawn = maker.draw(shown.size, 0, index)
-        crops = {
-            key: torch.tensor([one.box[0] / 96, one.box[1] / 80, one.box[2] / 96, one.box[3] / 80, float(one.flip)])
-            for key, one in drawn.items()
-        }
-        samples.append({"views": maker.make(drawn, shown, shown.size), "crops": crops, "index": index, "unreadable": []})
-    return collate_views(samples)
+    maker = ViewMaker(ViewSettings(), Mcl.wanted(method.settings, ViewSettings(), 64), 0)
+    dataset = UnlabeledImages(find_images(picture_folder(folder, images)), maker)
+    return collate_views(dataset.__getitems__([(0, index) for index in range(images)]))
 
 
 def test_a_map_of_places_is_read_at_the_places_asked_for():
@@ -81,9 +76,9 @@ def test_the_loss_is_a_regression_over_shared_cells():
 
 
 @pytest.mark.parametrize("options", [{}, {"layout": "batch"}, {"loss": "byol", "assignment": "all"}], ids=str)
-def test_everything_online_is_trained_and_the_dense_loss_falls(options):
+def test_everything_online_is_trained_and_the_dense_loss_falls(options, tmp_path):
     method = small(**options).train()
-    data = batch(method)
+    data = batch(method, tmp_path)
     loss, numbers = method.loss(data, 0)
     loss.backward()
     assert all(p.grad is not None for p in method.trained.parameters())
