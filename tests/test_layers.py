@@ -25,7 +25,8 @@ FLOORS = (
     {"engine", "data", "interop"},
     {"nn"},
     {"config"},
-    {"errors", "signals", "randomness", "run_files", "streams", "recipes"},
+    {"signals", "randomness", "run_files", "streams", "recipes"},
+    {"errors"},
 )
 # A choice (mcl.config.choice) names the registry of its kinds by a string, which is looked up when a command's settings
 # are read: config knows that there are methods, and none of them. The table of formats is named so, too.
@@ -34,7 +35,7 @@ REGISTRIES = {"mcl.methods.registry", "mcl.detect.registry", "mcl.interop.format
 # mcl.config, and what a run folder is opened with.
 NAMED = {
     "engine": (r"(optim|schedule|loop|watch)\.\w+", "out", "resume", "overwrite"),
-    "data": (),
+    "data": (r"views\.\w+",),
 }
 
 

@@ -87,3 +87,16 @@ def dataset(scenes) -> CocoDetection:
 def detector():
     torch.manual_seed(0)
     return make("mask-rcnn")
+
+
+def stop_after_two(training, batches, **rest):
+    """``run_loop`` of a run that is broken off in its third step."""
+    from mcl.engine.loop import run_loop
+
+    def cut(start_step):
+        for position, batch in enumerate(batches(start_step)):
+            if position == 2:
+                raise KeyboardInterrupt
+            yield batch
+
+    return run_loop(training, cut, **rest)

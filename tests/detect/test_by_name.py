@@ -12,13 +12,12 @@ from mcl.cli import main
 from mcl.config.base import from_arguments, from_values
 from mcl.config.finetune import EvaluateSettings, FinetuneSettings
 from mcl.detect.registry import DETECTORS
-from mcl.engine.loop import run_loop
 from mcl.errors import UserError
 from mcl.nn.trunk import Trunk, save_trunk
 from mcl.run.evaluate import evaluate
 from mcl.run.finetune import finetune
 
-from .conftest import QUICK, SPEC
+from .conftest import QUICK, SPEC, stop_after_two
 
 SOME = ["backbone", "p5", "head"]
 
@@ -73,15 +72,6 @@ def test_resume_ends_like_an_uninterrupted_run(name, toy, trunks, tmp_path, monk
     options = {"trunk": str(trunks / "whole.safetensors"), "views.colour": 0.3, "loop.checkpoint_every": 2}
     finetune(settings_for(toy, tmp_path / "whole", name, **options))
     broken = settings_for(toy, tmp_path / "broken", name, **options)
-
-    def stop_after_two(training, batches, **rest):
-        def cut(start_step):
-            for position, batch in enumerate(batches(start_step)):
-                if position == 2:
-                    raise KeyboardInterrupt
-                yield batch
-
-        return run_loop(training, cut, **rest)
 
     with monkeypatch.context() as patch:
         patch.setattr("mcl.run.finetune.run_loop", stop_after_two)

@@ -16,7 +16,7 @@ from mcl.run import precision
 from mcl.run.evaluate import evaluate
 from mcl.run.finetune import finetune
 
-from .conftest import SPEC
+from .conftest import SPEC, stop_after_two
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_a_resumed_curve_has_each_step_once(toy, trunk, tmp_path):
     options = {"trunk": str(trunk), "loop.checkpoint_every": 1, "eval_every": 1}
     settings = settings_for(toy, tmp_path / "run", **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mcl.run.finetune.run_loop", _stop_after_two)
+        patch.setattr("mcl.run.finetune.run_loop", stop_after_two)
         with pytest.raises(KeyboardInterrupt):
             finetune(settings)
     finetune(settings.model_copy(update={"resume": True}))
