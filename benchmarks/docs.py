@@ -7,6 +7,7 @@ FILEs are in this folder. A missing file is an error: a table never shows what w
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from yardstick import table as yardstick_table
 
 from mcl.bench.tables import markdown_of, read_tables
 from mcl.interop.formats import table as formats_table
+from mcl.studies.tables import to_markdown
 
 HERE = Path(__file__).parent
 MARKED = re.compile(r"(<!-- table: (\w+)((?: [\w./-]+)*) -->\n)(.*?)(<!-- /table -->)", re.S)
@@ -34,6 +36,11 @@ def speed(*files: str) -> str:
 def bench(*files: str) -> str:
     """All tables of bench files, with their notes."""
     return "\n".join(markdown_of(HERE / file) for file in files)
+
+
+def study(*files: str) -> str:
+    """Results of studies: what was found, and what it took."""
+    return "\n\n".join(to_markdown(json.loads((HERE / file).read_text("utf-8"))) for file in files) + "\n"
 
 
 def runs(*files: str) -> str:

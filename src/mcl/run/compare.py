@@ -20,9 +20,10 @@ from mcl.studies.plan import Plan
 from mcl.studies.results import results_of
 from mcl.studies.runner import Runner
 from mcl.studies.status import Status
-from mcl.studies.study import Study, read_study
-from mcl.studies.tables import to_rich, trials_to_rich
+from mcl.studies.study import read_study
+from mcl.studies.tables import costs, headings_and_rows, to_rich, trial_rows
 
+WIDTH = 160  # columns of a table in a log
 BOOK, RESULTS, FIGURES, RESAMPLED = "cells.jsonl", "results.json", "figures", "resampled"
 
 
@@ -72,20 +73,24 @@ def _report(plan: Plan, book: Book, out: Path, settings: CompareSettings) -> dic
     folder.write_json(RESULTS, results)
     if settings.json_file:
         RunFolder(settings.json_file.parent).write_json(settings.json_file.name, results)
+    width = None if console.is_terminal else WIDTH
     if results["rows"]:
-        console.print(to_rich(results))
+        found = f"AP in percent, mean and 95 % interval ({results['resamples']:,} resamples of seeds and test images)"
+        console.print(to_rich(*headings_and_rows(results), found), width=width)
+        console.print(to_rich(*costs(results), "cost, measured; FLOPs counted"), width=width)
     if results["trials"]:
-        console.print(trials_to_rich(results["trials"]))
-        for start, recipe in best_recipes(plan.study, results).items():
+        told = "trials, the best first; box AP in percent on the validation scenes"
+        console.print(to_rich(*trial_rows(results["trials"]), told), width=width)
+        for start, recipe in best_recipes(results).items():
             console.print(f"best of {start}: {recipe}", markup=False)
-        folder.write_text("best.yaml", yaml.safe_dump(best_recipes(plan.study, results), sort_keys=False))
+        folder.write_text("best.yaml", yaml.safe_dump(best_recipes(results), sort_keys=False))
     drawn = draw_figures(results, out / FIGURES) if settings.figures else []
     for path in [out / RESULTS, *drawn]:
         console.print(f"  {path}", markup=False)
     return results
 
 
-def best_recipes(study: Study, results: dict[str, Any]) -> dict[str, Any]:
+def best_recipes(results: dict[str, Any]) -> dict[str, Any]:
     """data/start -> the settings of its best trial (of a search's last rung)."""
     found: dict[str, Any] = {}
     for trial in results["trials"]:
@@ -96,7 +101,7 @@ def best_recipes(study: Study, results: dict[str, Any]) -> dict[str, Any]:
 def _dry_run(plan: Plan, book: Book, settings: CompareSettings) -> dict[str, Any]:
     missing = plan.missing()
     told = forecast(plan, book.lines, 0 if missing else settings.trial_steps, settings.threads)
-    console.print(forecast_table(told))
+    console.print(forecast_table(told), width=None if console.is_terminal else WIDTH)
     if missing:
         console.print(f"not there yet: {', '.join(map(str, missing))}", markup=False)
     hours = told["seconds"] / settings.parallel if told["seconds"] is not None else None
