@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,11 @@ def compare(settings: CompareSettings) -> dict[str, Any]:
         RunFailed: cells failed (told at the end; all others have been run).
         Interrupted: by SIGINT or SIGTERM; the trainings under way have written checkpoints.
     """
+    with _wide_in_a_log():
+        return _compare(settings)
+
+
+def _compare(settings: CompareSettings) -> dict[str, Any]:
     study = read_study(settings.study)
     out = settings.out or Path("runs/studies") / settings.study.stem
     plan = Plan(study, settings.study, settings.runs or out / "runs", settings.threads)
@@ -73,14 +80,13 @@ def _report(plan: Plan, book: Book, out: Path, settings: CompareSettings) -> dic
     folder.write_json(RESULTS, results)
     if settings.json_file:
         RunFolder(settings.json_file.parent).write_json(settings.json_file.name, results)
-    width = None if console.is_terminal else WIDTH
     if results["rows"]:
         found = f"AP in percent, mean and 95 % interval ({results['resamples']:,} resamples of seeds and test images)"
-        console.print(to_rich(*headings_and_rows(results), found), width=width)
-        console.print(to_rich(*costs(results), "cost, measured; FLOPs counted"), width=width)
+        console.print(to_rich(*headings_and_rows(results), found))
+        console.print(to_rich(*costs(results), "cost, measured; FLOPs counted"))
     if results["trials"]:
         told = "trials, the best first; box AP in percent on the validation scenes"
-        console.print(to_rich(*trial_rows(results["trials"]), told), width=width)
+        console.print(to_rich(*trial_rows(results["trials"]), told))
         for start, recipe in best_recipes(results).items():
             console.print(f"best of {start}: {recipe}", markup=False)
         folder.write_text("best.yaml", yaml.safe_dump(best_recipes(results), sort_keys=False))
@@ -88,6 +94,19 @@ def _report(plan: Plan, book: Book, out: Path, settings: CompareSettings) -> dic
     for path in [out / RESULTS, *drawn]:
         console.print(f"  {path}", markup=False)
     return results
+
+
+@contextmanager
+def _wide_in_a_log() -> Iterator[None]:
+    """Tables in a file have no terminal's width to keep to."""
+    before = console.width
+    if not console.is_terminal:
+        console.width = max(before, WIDTH)
+    try:
+        yield
+    finally:
+        if not console.is_terminal:
+            console.width = before
 
 
 def best_recipes(results: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +120,7 @@ def best_recipes(results: dict[str, Any]) -> dict[str, Any]:
 def _dry_run(plan: Plan, book: Book, settings: CompareSettings) -> dict[str, Any]:
     missing = plan.missing()
     told = forecast(plan, book.lines, 0 if missing else settings.trial_steps, settings.threads)
-    console.print(forecast_table(told), width=None if console.is_terminal else WIDTH)
+    console.print(forecast_table(told))
     if missing:
         console.print(f"not there yet: {', '.join(map(str, missing))}", markup=False)
     hours = told["seconds"] / settings.parallel if told["seconds"] is not None else None
