@@ -158,15 +158,3 @@ def test_a_resumed_curve_has_each_step_once(toy, trunk, tmp_path):
     finetune(settings.model_copy(update={"resume": True}))
     lines = (tmp_path / "run/curve.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
-
-
-def _stop_after_two(training, batches, **rest):
-    from mcl.engine.loop import run_loop
-
-    def cut(start_step):
-        for position, batch in enumerate(batches(start_step)):
-            if position == 2:
-                raise KeyboardInterrupt
-            yield batch
-
-    return run_loop(training, cut, **rest)
