@@ -132,8 +132,8 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
     }
     if is_main():
         metadata = {
-            "method": settings.method.name, "trained": method.trained_parts, "recipe": settings.recipe, "steps": total,
-            "data_fingerprint": fingerprint(paths), "data_images": len(paths), "cost": cost.as_dict(),
+            "method": settings.method.name, "paper": settings.method.about.paper, "trained": method.trained_parts,
+            "recipe": settings.recipe, "steps": total, "data_fingerprint": fingerprint(paths), "data_images": len(paths), "cost": cost.as_dict(),
         }  # fmt: skip
         save_trunk(folder.path / FILE_NAME, method.trunk, metadata)
     folder.write_json("summary.json", summary)
