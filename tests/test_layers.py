@@ -28,9 +28,9 @@ FLOORS = (
     {"signals", "randomness", "run_files", "streams", "files", "recipes"},
     {"errors"},
 )
-# Tables of config (mcl.config.choice, mcl.config.formats) name modules by strings, which are looked up when their entry is
-# taken: config knows that there are methods, detectors and formats, and none of them.
-TABLES = "config"
+# A choice (mcl.config.choice) names the registry of its kinds by a string, which is looked up when a command's settings
+# are read: config knows that there are methods, and none of them. The table of formats is named so, too.
+REGISTRIES = {"mcl.methods.registry", "mcl.detect.registry", "mcl.interop.formats"}
 # Rooms that know no command, and the settings that they may name in a message because they take them: sections of
 # mcl.config, and what a run folder is opened with.
 NAMED = {
@@ -69,8 +69,7 @@ def imports(tree: ast.Module) -> list[tuple[str, str]]:
 def needs(module: str, tree: ast.Module) -> set[str]:
     """Modules of ours that a module imports, or names by a string to import them later (as cli.py does)."""
     strings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and n.value in MODULES}
-    named = set() if room(module) == TABLES else strings - {"mcl"}
-    return {other for other, _ in imports(tree)} | named - {module}
+    return {other for other, _ in imports(tree)} | strings - {"mcl", module, *REGISTRIES}
 
 
 def test_every_room_has_its_floor():
