@@ -256,7 +256,8 @@ def _class_folders(settings: PretrainSettings, paths: Sequence[Picture]) -> Clas
     given, source = paths, f"--data {settings.data}"
     if watch.knn_data:
         source = f"--watch.knn_data {watch.knn_data}"
-        given = find_images(watch.knn_data, cache=settings.data_cache)
+        with about("--watch.knn_data"):
+            given = find_images(watch.knn_data, cache=settings.data_cache)
     folders = ClassFolders(given, settings.image_size, watch.knn_images, settings.seed, source)
     console.print(f"neighbours every {watch.knn_every} steps: {folders}", markup=False)
     return folders
