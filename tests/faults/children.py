@@ -122,6 +122,7 @@ def _command(argv: list[str], log: Path, fault: Callable[[], None], hold: Sequen
     # Loader processes as in a command started from a shell; they would inherit the fork server otherwise.
     multiprocessing.set_start_method("fork", force=True)
     gate.hold(log.parent, hold)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup, which a child inherits
     fault()
     sys.exit(main(argv))
 
