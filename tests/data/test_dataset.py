@@ -173,7 +173,7 @@ def test_no_room_is_one_line(paths, monkeypatch):
         raise OSError("Cannot allocate memory")
 
     monkeypatch.setattr("mcl.data.loading.kept.mmap.mmap", refuse)
-    with pytest.raises(UserError, match=r"no room in memory for 10 pictures.*--views.cache_gb 0"):
+    with pytest.raises(UserError, match=r"no room in memory for 10 pictures.*views.cache_gb 0"):
         dataset_of(paths)
 
 

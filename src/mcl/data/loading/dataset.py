@@ -182,5 +182,5 @@ def _room(images: int, side: int) -> KeptPictures:
         return KeptPictures(images, side)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"no room in memory for {images:,} pictures of {side} pixels ({error}); --views.cache_gb 0 keeps none"
+            f"no room in memory for {images:,} pictures of {side} pixels ({error}); with views.cache_gb 0 none are kept"
         ) from None
