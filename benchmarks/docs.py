@@ -7,6 +7,7 @@ FILEs are in this folder. A missing file is an error: a table never shows what w
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from yardstick import table as yardstick_table
 
 from mcl.bench.tables import markdown_of, read_tables
 from mcl.interop.formats import table as formats_table
+from mcl.studies.tables import to_markdown
 
 HERE = Path(__file__).parent
 MARKED = re.compile(r"(<!-- table: (\w+)((?: [\w./-]+)*) -->\n)(.*?)(<!-- /table -->)", re.S)
@@ -34,6 +36,11 @@ def speed(*files: str) -> str:
 def bench(*files: str) -> str:
     """All tables of bench files, with their notes."""
     return "\n".join(markdown_of(HERE / file) for file in files)
+
+
+def study(*files: str) -> str:
+    """Results of studies: what was found, and what it took."""
+    return "\n\n".join(to_markdown(json.loads((HERE / file).read_text("utf-8"))) for file in files) + "\n"
 
 
 def runs(*files: str) -> str:
@@ -72,7 +79,8 @@ def _step_rows(tables, content) -> list[str]:
 
 def _data_rows(tables, content) -> list[str]:
     size, sides = content["settings"]["image_size"], {}
-    for row in tables[0].rows:
+    loaders = [table for table in tables if "workers" in table.columns]
+    for row in [row for table in loaders for row in table.rows]:
         if row["workers"] == 1:
             sides.setdefault(row["picture"], {})[row["side"]] = row
     rows = []
@@ -82,18 +90,16 @@ def _data_rows(tables, content) -> list[str]:
             f"| loader, one worker, {picture} JPEGs, {size} px | {plain['images_per_second']:.0f} images/s "
             f"| {ours['images_per_second']:.0f} images/s | {ours['speedup']:.1f}x faster |"
         )
-    return rows + [row for table in tables if "share" in table.columns for row in _part_rows(table, content)]
+    return rows + [row for table in tables if "share" in table.columns and content["settings"]["step"] for row in _part_rows(table, content)]
 
 
 def _part_rows(table, content) -> list[str]:
-    size, shares = content["settings"]["image_size"], {}
-    for row in table.rows:
-        shares.setdefault(row["picture"], {})[row["side"]] = row["share"]
+    settings, picture = content["settings"], table.rows[0]["picture"]
+    shares = {row["side"]: row["share"] for row in table.rows if row["picture"] == picture}
+    name = f"{picture} JPEGs, {settings['model']['backbone']}, {settings['image_size']} px"
     return [
-        f"| loading a batch on one core, of a step's time, {picture} JPEGs, {size} px | | {of['anew']:.1%} "
-        f"| {of['kept']:.1%} with pictures kept in memory |"
-        for picture, of in shares.items()
-        if None not in of.values()
+        f"| loading a batch on one core, of a step's time on one, {name} | | {shares['anew']:.1%} "
+        f"| {shares['kept']:.1%} with pictures kept in memory |"
     ]
 
 

@@ -76,6 +76,11 @@ def test_text_from_a_file_cannot_become_html_in_a_model_card():
     assert facts["Recipe"] == "a&#124;b\\n# title" and facts["Steps"] == "3"
 
 
+def test_facts_of_other_types_than_ours_are_left_out_of_a_model_card():
+    facts = _facts({"method": "mcl", "cost": {"seconds": "x", "images": [1]}, "data_images": "many"})
+    assert facts == {"Method": "mcl"} and _facts({"cost": [3]}) == {"Origin": "not recorded"}
+
+
 def test_names_are_printed_without_control_characters():
     assert printable("ünïcode photo.jpg") == "ünïcode photo.jpg"
     assert printable("a\x1b]0;x\x07\nb\udcff") == "a\\x1b]0;x\\x07\\nb\\udcff"

@@ -75,6 +75,12 @@ def test_the_command():
     assert parts["rows"][1][DECODE] < parts["rows"][0][DECODE] / 3
 
 
+def test_without_workers_no_rate_is_measured():
+    given = {"image_size": 32, "method.scales": [1], "rounds": 1, "images": 4, "sizes": ["64x48"], "workers": [], "step": False}
+    tables = bench_data(from_values(BenchDataSettings, given))["tables"]
+    assert ["of a step" in str(table["columns"]) for table in tables] == [False, True]
+
+
 def test_parts_take_no_time_twice(monkeypatch):
     times = iter([0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0])
     monkeypatch.setattr("mcl.bench.loader_parts.time.process_time", lambda: next(times))

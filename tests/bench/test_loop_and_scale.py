@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from mcl.bench.overhead import OTHER, loop_shares
-from mcl.bench.processes import measure_rank
+from mcl.bench.processes import main, measure_rank, write_request
 from mcl.bench.scale import Counted, Wires, model_step
 from mcl.bench.stopwatch import Event, Stopwatch
 from mcl.config.base import from_values
@@ -105,3 +107,11 @@ def test_steps_on_two_processes_are_timed():
     assert 0 < first["exchange"] < 1
     assert first["calls"] > 20  # two for nearly every norm of the online network, in every view
     assert first["images_per_second"] == pytest.approx(4 / first["step"] * 1e3)
+
+
+def test_a_process_reads_what_it_shall_measure(tmp_path):
+    given = {**TINY, "recipe": None, "measure": [1], "measure_steps": 1, "loop.device": "cpu"}
+    request = write_request(from_values(BenchScaleSettings, given), tmp_path)
+    main(request)  # alone, as the process of a launcher's would
+    row = json.loads(request.with_suffix(".answer").read_text())
+    assert (row["processes"], row["share"], row["exchange"], row["calls"]) == (1, 4, 0, 0) and row["step"] > 0

@@ -181,4 +181,5 @@ def test_each_threshold_is_a_setting_and_none_switches_it_off(kind):
     own = {**limits, "gradient_spike": 10.0} if kind == "gradient_spike" else limits
     assert kind in kinds(feed(Watch(PretrainWatchSettings(**own)), BAD[kind]))
     assert kind not in kinds(feed(Watch(PretrainWatchSettings(**{**own, kind: None})), BAD[kind]))
-    assert set(PretrainWatchSettings.model_fields) == {"window", *BAD}
+    measured = {"knn_every", "knn_data", "knn_images"}  # no thresholds: what else is measured
+    assert set(PretrainWatchSettings.model_fields) == {"window", *BAD, *measured}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mcl.data.loading.views import ViewMaker
 from mcl.engine.machine.memory import describe_out_of_memory, is_out_of_memory
 from mcl.errors import OutOfMemory, RunFailed
 from mcl.nn.trunk import Trunk
+from mcl.run.guard import guarded
 from tiny import TINY
 
 SAVINGS = "try a smaller --batch (now 8), more --accumulate (now 1) or --loop.activation_checkpointing true"
@@ -125,3 +127,12 @@ def test_other_errors_are_no_lack_of_memory():
     assert is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory")) and is_out_of_memory(OutOfMemory("x"))
     for error in (RuntimeError("mat1 and mat2 shapes"), RunFailed("killed (out of memory?)"), OSError(errno.EIO, "x")):
         assert not is_out_of_memory(error)
+
+
+def test_a_command_advises_its_own_settings_only(tmp_path):
+    @guarded
+    def command(settings):
+        raise MemoryError
+
+    with pytest.raises(OutOfMemory, match=r"^out of memory; try a smaller --batch \(now 4\)$"):
+        command(SimpleNamespace(batch=4, out=tmp_path))

@@ -14,7 +14,7 @@ from mcl.detect.saved import save_detector
 from mcl.nn.trunk import Trunk, TrunkSpec, save_trunk
 
 METADATA = {
-    "method": "mcl", "parts": "backbone+pyramid+head", "recipe": "mcl-r18-64", "steps": 3, "data_images": 12,
+    "method": "mcl", "paper": "Multi-level, arXiv 2304.02010", "parts": "backbone+pyramid+head", "recipe": "mcl-r18-64", "steps": 3, "data_images": 12,
     "data_fingerprint": "f00d", "cost": {"seconds": 3600.0, "images": 36},
 }  # fmt: skip
 

@@ -75,6 +75,7 @@ def test_timm_folder_opens_offline_in_both_forms(run, request, tmp_path):
     card = (tmp_path / "folder" / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "timm" and "f00d" in card and "mcl-r18-64" in card and "1.00 h" in card
+    assert "pre-trained with mcl (Multi-level, arXiv 2304.02010), with the Python tool" in card
     assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == [
         "README.md",
         "config.json",

@@ -68,7 +68,7 @@ def test_tensors_at_each_others_places_are_found(monkeypatch):
         return next((right.replace(a, b) for a, b in exchanged.items() if a in right), right)
 
     monkeypatch.setattr(detectron2, "to_detectron2", wrong)
-    with pytest.raises(RunFailed, match="p3 differs"):
+    with pytest.raises(RunFailed, match="p2 differs"):
         detectron2.fit(source("resnet18"))
 
 

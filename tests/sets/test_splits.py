@@ -16,7 +16,7 @@ from mcl.run.data import data_compose
 from mcl.sets.classes import find_classes, walk_images
 from mcl.sets.compose import source_sides
 from mcl.sets.cutouts import Source, cutout_at
-from mcl.sets.distinct import Findings
+from mcl.sets.distinct import SAME_PICTURE, Findings, Thumbnails
 from mcl.sets.find import Found, find_sources
 from mcl.sets.pool import mapper
 from mcl.sets.shrunk import shrunk_pictures
@@ -137,6 +137,28 @@ def test_a_linked_file_is_opened_once(folders, tmp_path, monkeypatch):
         assert tmp_path / "cutouts/tent" / name not in opened
     assert tmp_path / "cutouts/tent/t0.png" in opened
     assert str(tmp_path / "cutouts/tent/z-lost.png") in findings.skipped
+
+
+def test_copies_are_those_of_all_pictures():
+    """The search in two steps finds what comparing with every picture kept finds."""
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (12, 12, 4)) for _ in range(70)]
+    for _ in range(130):
+        picture = pictures[rng.integers(len(pictures))][:, :: rng.choice([1, -1])]
+        noisy = picture + rng.integers(-1, 2, picture.shape) * rng.uniform(2, 7) + rng.uniform(-2, 2)
+        pictures.append(np.clip(noisy, 0, 255).astype(int))
+    seen, kept, copies = Thumbnails(), [], 0
+    for index, picture in enumerate(pictures):
+        found = seen.copy_of(str(index), picture.astype(np.uint8).tobytes())
+        expected = None
+        for side in (picture, picture[:, ::-1]):
+            distances = [np.abs(pictures[k] - side).mean() for k in kept]
+            if expected is None and distances and min(distances) < SAME_PICTURE:
+                expected = str(kept[int(np.argmin(distances))])
+        assert found == expected
+        copies += found is not None
+        kept += [index] if found is None else []
+    assert 30 < copies < 130 and len(kept) > 64
 
 
 def test_one_image_an_object(folders, tmp_path):

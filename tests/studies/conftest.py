@@ -38,7 +38,7 @@ def values(toy_data) -> dict:
         },
         "budget": {"equal": "flops", "like": "mcl", "amounts": 3},
         "labels": 8, "steps": 3, "seeds": [0, 1], "resamples": 100, "reference": "scratch",
-        "starts": {"scratch": {"trunk": "none"}, "mcl": {"method": "mcl"}},
+        "starts": {"scratch": {"trunk": "none"}, "mcl": {"method": "mcl", "parts": "backbone+pyramid+head"}},
     }  # fmt: skip
 
 

@@ -33,6 +33,24 @@ def wait_for(condition, process, seconds=240):
         time.sleep(0.05)
 
 
+def test_stopped_and_continued(values, write, tmp_path):
+    """Ctrl-C lets the training under way write its checkpoint; the next call continues there."""
+    values["seeds"], values["steps"], values["starts"] = [0], 60, {"scratch": {"trunk": "none"}}
+    del values["budget"]
+    study, out = write(values), tmp_path / "out"
+    first = start(study, out)
+    wait_for(lambda: list(out.glob("runs/*/checkpoints/last.pt")), first)
+    first.send_signal(signal.SIGINT)
+    told, _ = first.communicate(timeout=240)
+    assert first.returncode == 130 and not lines_of(out), told
+    results = compare(from_arguments(CompareSettings, [str(study), "--out", str(out), "--figures", "false"], "mcl compare"))
+    assert results["rows"][0]["steps"] == 60
+    assert "stopped by SIGTERM at step" in next(out.glob("runs/*.log")).read_text()
+    steps = [json.loads(line)["step"] for line in next(out.glob("runs/*/metrics.jsonl")).read_text().splitlines()]
+    assert steps == list(range(1, 61))
+
+
+@pytest.mark.faults
 def test_killed_twice_and_found_done(values, write, tmp_path):
     values["seeds"] = [0]
     values["starts"]["control"] = {

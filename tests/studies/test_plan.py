@@ -101,7 +101,7 @@ def test_fine_tuning_settings_are_equal_but_for_the_start(values, plan_of):
     values["starts"]["frozen"] = {"trunk": "none", "freeze": "trunk"}
     cells = [job.settings.model_dump(mode="json") for job in plan_of(values).jobs({}) if job.kind == "cell"]
     differ = {key for key in cells[0] if len({json.dumps(cell[key]) for cell in cells}) > 1}
-    assert differ == {"trunk", "train", "seed", "freeze", "out"}
+    assert differ == {"trunk", "parts", "train", "seed", "freeze", "out"}
 
 
 def test_labelled_scenes_are_nested_and_those_of_a_seed(toy_data, tmp_path):

@@ -46,7 +46,7 @@ def test_mistakes(values, write, path, value, words):
     "path, value, words",
     [
         ("pretrain.optim.lrr", 1, "study.yaml: starts.mcl: unknown setting 'optim.lrr'"),
-        ("finetune.batch", "many", "study.yaml: starts.scratch: --batch: must be a valid integer"),
+        ("finetune.batch", "many", "study.yaml: starts.mcl: --batch: must be a valid integer"),
         ("starts.mcl.method", "mlc", "study.yaml: starts.mcl: --method.name: no method 'mlc' \\(did you mean 'mcl'"),
         ("budget", {"amounts": 5, "equal": "flops"}, "less than half a step of mcl"),
     ],

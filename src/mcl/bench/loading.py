@@ -140,7 +140,7 @@ def loader_rate(dataset: Dataset, workers: int) -> float:
 
 
 def decode_rows(settings: BenchDataSettings, paths: Sequence[Path], picture: str) -> list[dict]:
-    """Milliseconds of decoding one image from memory, one thread, in turn."""
+    """Milliseconds of CPU time of decoding one image from memory, one thread, in turn."""
     files = [path.read_bytes() for path in dict.fromkeys(paths[:DECODED])]
     least = enough_pixels(settings)
     functions = decoders(least)
@@ -151,7 +151,7 @@ def decode_rows(settings: BenchDataSettings, paths: Sequence[Path], picture: str
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        timings: dict[str, Timing] = in_turn(actions, settings.rounds)
+        timings: dict[str, Timing] = in_turn(actions, settings.rounds, clock=time.process_time)
     finally:
         torch.set_num_threads(threads)
     full = timings["Pillow, full"].median
@@ -213,7 +213,7 @@ def loader_table(rows: list[dict], settings: BenchDataSettings) -> Table:
 
 def decode_table(rows: list[dict]) -> Table:
     """Decoders."""
-    notes = ["pixel error: mean |difference| of 255 to full decoding, after resizing to training size"]
+    notes = ["CPU time; pixel error: mean |difference| of 255 to full decoding, after resizing to training size"]
     return Table("Decoding alone, one thread", DECODE_COLUMNS, rows, notes)
 
 

@@ -33,12 +33,14 @@ def in_turn(
     rounds: int,
     warmup: int = 1,
     wait: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Run every action ``warmup + rounds`` times, one after the other within a round.
 
     Args:
         actions: name -> what to time.
         wait: called before each clock reading; waits for a GPU.
+        clock: seconds; of CPU time, for one thread on a machine that others use too.
 
     Returns:
         name -> its timed rounds.
@@ -47,11 +49,11 @@ def in_turn(
     for number in range(warmup + rounds):
         for name, action in actions.items():
             wait()
-            started = time.perf_counter()
+            started = clock()
             action()
             wait()
             if number >= warmup:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 

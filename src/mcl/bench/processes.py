@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from mcl.bench.exchanges import exchange_shares
 from mcl.bench.measure import in_turn, waiter
 from mcl.bench.tables import Table
+from mcl.config.base import from_values
 from mcl.config.bench import BenchScaleSettings
 from mcl.engine.machine.allocator import freed_memory_kept
 from mcl.engine.machine.device import device_type, prepare_device
@@ -59,9 +60,7 @@ def _launch(settings: BenchScaleSettings, count: int) -> dict[str, Any]:
     threads = settings.loop.threads or max(1, len(os.sched_getaffinity(0)) // count)
     loop = settings.loop.model_copy(update={"threads": threads})
     with tempfile.TemporaryDirectory(prefix="mcl-bench-") as folder:
-        request = Path(folder) / "request.json"
-        content = settings.model_copy(update={"loop": loop}).model_dump(mode="json", by_alias=True)
-        request.write_text(json.dumps(content), "utf-8")
+        request = write_request(settings.model_copy(update={"loop": loop}), Path(folder))
         done = subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count),
              "-m", "mcl.bench.processes", str(request)],
@@ -73,6 +72,13 @@ def _launch(settings: BenchScaleSettings, count: int) -> dict[str, Any]:
             told = next((line for line in lines if "Error" in line or "error" in line), "no message")
             raise RunFailed(f"{count} processes could not be measured: {told.strip()[:200]}")
         return json.loads(answer.read_text("utf-8"))
+
+
+def write_request(settings: BenchScaleSettings, folder: Path) -> Path:
+    """What ``main`` reads in each of the processes."""
+    request = folder / "request.json"
+    request.write_text(json.dumps(settings.model_dump(mode="json", by_alias=True)), "utf-8")
+    return request
 
 
 def measure_rank(settings: BenchScaleSettings) -> dict[str, Any]:
@@ -108,7 +114,7 @@ def _profiled(step: TrainingStep, count: int, device: torch.device) -> list[tupl
 
 def main(request: Path) -> None:
     """Run as one of the processes that ``_launch`` starts; rank 0 writes the answer beside the request."""
-    settings = BenchScaleSettings(**json.loads(request.read_text("utf-8")))
+    settings = from_values(BenchScaleSettings, json.loads(request.read_text("utf-8")))
     with joined(device_type(settings.loop)):
         row = measure_rank(settings)
         if is_main():

@@ -69,7 +69,7 @@ class BenchDataSettings(BenchSettings):
         description="Images a measurement, for pictures of half a megapixel or less; fewer of larger ones.",
     )
     workers: list[Annotated[int, Field(ge=1, le=64)]] = Field(
-        [1, 2], description="Numbers of loader processes."
+        [1, 2], description="Numbers of loader processes; [] leaves images/s out."
     )
     rounds: int = Field(3, ge=1, description="Measurements of each side; the median is shown.")
     step: bool = Field(

@@ -7,11 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from mcl.detect.base import Detector, DetectorPlan
 from mcl.detect.registry import DETECTORS, build_detector, settings_of
 from mcl.errors import UserError, did_you_mean
+from mcl.files import save_tensors
 from mcl.nn.described import RANGES, checked_spec, require_fit, trunk_of_detector
 from mcl.nn.stored import DETECTOR_FILE, read_stored, require_version, short, what_is_there
 from mcl.nn.trunk import TrunkSpec
@@ -31,10 +30,7 @@ def save_detector(path: Path, detector: Detector, plan: DetectorPlan, metadata: 
             "settings": plan.settings.model_dump(mode="json"),
         },
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, {key: json.dumps(value) for key, value in described.items()})
-    partial.replace(path)
+    save_tensors(path, detector.state_dict(), {key: json.dumps(value) for key, value in described.items()})
 
 
 def load_detector(path: Path, score_threshold: float | None = None) -> tuple[Detector, DetectorPlan]:

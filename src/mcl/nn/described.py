@@ -106,8 +106,13 @@ def trunk_of_detector(
         "spec": plan["spec"], "method": "fine-tuned", "parts": least_parts(pieces), "trained": list(pieces),
         "classes": [str(name) for name in names] if isinstance(names, list) else [],
         "detector_size": _whole(plan.get("image_size"), *RANGES["image_size"]),
-        "roi_size": _whole(settings.get("roi_size"), 1, 28) if isinstance(settings, dict) else None,
+        "roi_size": roi_size_in(settings) if isinstance(settings, dict) else None,
     }, kept  # fmt: skip
+
+
+def roi_size_in(told: Mapping[str, Any]) -> int | None:
+    """Cells of the windows that a fine-tuned head knows, by a trunk's metadata; None: those of pre-training."""
+    return _whole(told.get("roi_size"), 1, 28)
 
 
 def _require_backbone(stored: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> None:

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from mcl.errors import UserError
+from mcl.files import save_tensors
 from mcl.nn.backbone import STRIDES, build_backbone, channels_of, features_of
 from mcl.nn.described import checked_spec, require_fit, shapes_of, trunk_of_detector
 from mcl.nn.heads import LevelWise
@@ -135,10 +135,7 @@ def save_trunk(path: Path, trunk: Trunk, metadata: Mapping[str, Any]) -> None:
         **metadata,
         "trained": list(trained),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trunk.state_dict().items()}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, {key: json.dumps(value) for key, value in described.items()})
-    partial.replace(path)
+    save_tensors(path, trunk.state_dict(), {key: json.dumps(value) for key, value in described.items()})
 
 
 def read_trunk(path: Path | str) -> tuple[TrunkSpec, dict[str, Tensor], dict[str, Any]]:

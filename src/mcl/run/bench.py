@@ -67,7 +67,7 @@ def bench_data(settings: BenchDataSettings) -> dict[str, Any]:
             loaded += loader_rows(settings, paths, picture)
             decoded += decode_rows(settings, paths, picture)
     tables = [loader_table(loaded, settings), decode_table(decoded), part_table(parts, settings)]
-    return publish("data", tables, settings)
+    return publish("data", [table for table in tables if table.rows], settings)
 
 
 def bench_loop(settings: BenchLoopSettings) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from mcl.studies.plan import Plan
 from mcl.studies.results import results_of
 from mcl.studies.runner import Runner
 from mcl.studies.status import Status
-from mcl.studies.study import Study, read_study
-from mcl.studies.tables import to_rich, trials_to_rich
+from mcl.studies.study import read_study
+from mcl.studies.tables import costs, headings_and_rows, to_rich, trial_rows
 
+WIDTH = 160  # columns of a table in a log
 BOOK, RESULTS, FIGURES, RESAMPLED = "cells.jsonl", "results.json", "figures", "resampled"
 
 
@@ -40,6 +43,11 @@ def compare(settings: CompareSettings) -> dict[str, Any]:
         RunFailed: cells failed (told at the end; all others have been run).
         Interrupted: by SIGINT or SIGTERM; the trainings under way have written checkpoints.
     """
+    with _wide_in_a_log():
+        return _compare(settings)
+
+
+def _compare(settings: CompareSettings) -> dict[str, Any]:
     study = read_study(settings.study)
     out = settings.out or Path("runs/studies") / settings.study.stem
     plan = Plan(study, settings.study, settings.runs or out / "runs", settings.threads)
@@ -73,19 +81,35 @@ def _report(plan: Plan, book: Book, out: Path, settings: CompareSettings) -> dic
     if settings.json_file:
         RunFolder(settings.json_file.parent).write_json(settings.json_file.name, results)
     if results["rows"]:
-        console.print(to_rich(results))
+        found = f"AP in percent, mean and 95 % interval ({results['resamples']:,} resamples of seeds and test images)"
+        console.print(to_rich(*headings_and_rows(results), found))
+        console.print(to_rich(*costs(results), "cost, measured; FLOPs counted"))
     if results["trials"]:
-        console.print(trials_to_rich(results["trials"]))
-        for start, recipe in best_recipes(plan.study, results).items():
+        told = "trials, the best first; box AP in percent on the validation scenes"
+        console.print(to_rich(*trial_rows(results["trials"]), told))
+        for start, recipe in best_recipes(results).items():
             console.print(f"best of {start}: {recipe}", markup=False)
-        folder.write_text("best.yaml", yaml.safe_dump(best_recipes(plan.study, results), sort_keys=False))
+        folder.write_text("best.yaml", yaml.safe_dump(best_recipes(results), sort_keys=False))
     drawn = draw_figures(results, out / FIGURES) if settings.figures else []
     for path in [out / RESULTS, *drawn]:
         console.print(f"  {path}", markup=False)
     return results
 
 
-def best_recipes(study: Study, results: dict[str, Any]) -> dict[str, Any]:
+@contextmanager
+def _wide_in_a_log() -> Iterator[None]:
+    """Tables in a file have no terminal's width to keep to."""
+    before = console.width
+    if not console.is_terminal:
+        console.width = max(before, WIDTH)
+    try:
+        yield
+    finally:
+        if not console.is_terminal:
+            console.width = before
+
+
+def best_recipes(results: dict[str, Any]) -> dict[str, Any]:
     """data/start -> the settings of its best trial (of a search's last rung)."""
     found: dict[str, Any] = {}
     for trial in results["trials"]:

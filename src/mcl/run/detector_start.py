@@ -14,6 +14,7 @@ from mcl.detect.load import load_trunk_into
 from mcl.detect.registry import build_detector
 from mcl.errors import UserError
 from mcl.interop.reading.initial import read_any_trunk
+from mcl.nn.described import roi_size_in
 from mcl.nn.load_report import LoadReport
 from mcl.nn.parts import choose_pieces, parts_of
 from mcl.nn.trunk import TrunkSpec
@@ -43,7 +44,7 @@ def plan_detector(settings: FinetuneSettings, train: CocoScenes) -> tuple[Detect
         spec, tensors, told = read_any_trunk(source, settings.image_size)
         image_size = settings.image_size or spec.image_size
         # Weights from elsewhere do not tell which windows their head knows, if they have one.
-        window = SCRATCH_WINDOW if "kind" in told else spec.window
+        window = SCRATCH_WINDOW if "kind" in told else roi_size_in(told) or spec.window
         notes = [f"{source}: {note}" for note in (told["kind"], *told["notes"])] if "kind" in told else []
         given = Given(tensors if settings.trunk != "none" else None, tuple(told["trained"]), notes)
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mcl.interop.formats import Format, holding, to_flags
 from mcl.interop.writing.exported import Exported, FormatModule, Unfit
 from mcl.interop.writing.source import DetectorSource, TrunkSource
 from mcl.interop.writing.staging import staged
+from mcl.nn.described import roi_size_in
 from mcl.nn.parts import PARTS, choose_pieces, parts_of, pieces_in
 from mcl.nn.trunk import read_trunk, trunk_from
 
@@ -87,13 +87,7 @@ def _trunk(settings: ExportSettings) -> TrunkSource:
     asked = settings.parts or (settings.format.parts if settings.format.parts != PARTS[-1] else None)
     remedy = "leave --parts away to write what was trained"
     pieces, _ = choose_pieces(asked, trained, str(path), False, remedy)
-    return TrunkSource(trunk, metadata, parts_of(pieces), path, _roi_size(metadata))
-
-
-def _roi_size(metadata: Mapping[str, Any]) -> int | None:
-    """Cells of the windows that a fine-tuned head knows; None: those of pre-training."""
-    size = metadata.get("roi_size")
-    return size if type(size) is int and 1 <= size <= 28 else None
+    return TrunkSource(trunk, metadata, parts_of(pieces), path, roi_size_in(metadata))
 
 
 def _told(path: Path) -> dict[str, Any]:

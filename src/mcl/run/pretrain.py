@@ -132,8 +132,8 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
     }
     if is_main():
         metadata = {
-            "method": settings.method.name, "trained": method.trained_parts, "recipe": settings.recipe, "steps": total,
-            "data_fingerprint": fingerprint(paths), "data_images": len(paths), "cost": cost.as_dict(),
+            "method": settings.method.name, "paper": settings.method.about.paper, "trained": method.trained_parts,
+            "recipe": settings.recipe, "steps": total, "data_fingerprint": fingerprint(paths), "data_images": len(paths), "cost": cost.as_dict(),
         }  # fmt: skip
         save_trunk(folder.path / FILE_NAME, method.trunk, metadata)
     folder.write_json("summary.json", summary)
@@ -256,7 +256,8 @@ def _class_folders(settings: PretrainSettings, paths: Sequence[Picture]) -> Clas
     given, source = paths, f"--data {settings.data}"
     if watch.knn_data:
         source = f"--watch.knn_data {watch.knn_data}"
-        given = find_images(watch.knn_data, cache=settings.data_cache)
+        with about("--watch.knn_data"):
+            given = find_images(watch.knn_data, cache=settings.data_cache)
     folders = ClassFolders(given, settings.image_size, watch.knn_images, settings.seed, source)
     console.print(f"neighbours every {watch.knn_every} steps: {folders}", markup=False)
     return folders

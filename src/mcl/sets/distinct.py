@@ -51,21 +51,34 @@ class Thumbnails:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.files: dict[tuple[int, int], str] = {}
-        self.values = np.zeros((64, THUMBNAIL * THUMBNAIL * 4), np.float32)
+        self._values = np.zeros((64, THUMBNAIL * THUMBNAIL * 4), np.float32)
+        self._quarters = np.zeros((64, 16), np.float32)
 
     def copy_of(self, name: str, thumbnail: bytes) -> str | None:
         """Name of the kept picture that this one copies; otherwise keeps it and returns ``None``."""
         values = np.frombuffer(thumbnail, np.uint8).reshape(THUMBNAIL, THUMBNAIL, 4).astype(np.float32)
-        known = self.values[: len(self.names)]
         for side in (values, values[:, ::-1]):
-            distance = np.abs(known - side.ravel()).mean(axis=1) if len(known) else np.empty(0)
-            if len(distance) and distance.min() < SAME_PICTURE:
-                return self.names[int(distance.argmin())]
-        if len(self.names) == len(self.values):
-            self.values = np.concatenate([self.values, np.zeros_like(self.values)])
-        self.values[len(self.names)] = values.ravel()
+            known = self._near(side)
+            distances = np.abs(self._values[known] - side.ravel()).mean(axis=1)
+            if len(known) and distances.min() < SAME_PICTURE:
+                return self.names[known[distances.argmin()]]
+        if len(self.names) == len(self._values):
+            self._values, self._quarters = (
+                np.concatenate([array, np.zeros_like(array)]) for array in (self._values, self._quarters)
+            )
+        self._values[len(self.names)], self._quarters[len(self.names)] = values.ravel(), _quarters(values)
         self.names.append(name)
         return None
+
+    def _near(self, values: np.ndarray) -> np.ndarray:
+        """Indices of the pictures that may be near: means of quarters differ by no more than their pixels do."""
+        lower_bounds = np.abs(self._quarters[: len(self.names)] - _quarters(values)).mean(axis=1)
+        return np.flatnonzero(lower_bounds < SAME_PICTURE + 0.01)  # rounding
+
+
+def _quarters(values: np.ndarray) -> np.ndarray:
+    """(16,) mean colours of the quarters of a thumbnail."""
+    return values.reshape(2, THUMBNAIL // 2, 2, THUMBNAIL // 2, 4).mean(axis=(1, 3)).ravel()
 
 
 @dataclass(frozen=True)

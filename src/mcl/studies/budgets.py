@@ -11,6 +11,8 @@ from mcl.methods.flops import step_flops
 from mcl.studies.identity import digest, what_matters
 from mcl.studies.study import Budget
 
+_COUNTED: dict[str, int] = {}  # identity of a step -> its FLOPs: counting takes seconds
+
 
 @dataclass(frozen=True)
 class Length:
@@ -34,7 +36,6 @@ class Budgets:
 
     def __init__(self, budget: Budget, settings_of: Callable[[str], PretrainSettings]) -> None:
         self.budget, self.settings_of = budget, settings_of
-        self._flops: dict[str, int] = {}
 
     def length(self, settings: PretrainSettings, amount: int, share: float = 1.0) -> Length:
         """Of the method with these settings, for a share of the budget's amount at this place.
@@ -62,10 +63,10 @@ class Budgets:
 
     def flops(self, settings: PretrainSettings) -> int:
         """Of one step, counted on tensors without data."""
-        key = digest(what_matters(settings, {"data": None, "schedule": None, "seed": None, "views": None}))
-        if key not in self._flops:
-            self._flops[key] = sum(step_flops(settings).values())
-        return self._flops[key]
+        key = digest(what_matters(settings, {"data": None, "schedule": None, "seed": None, "views": None, "optim": None}))
+        if key not in _COUNTED:
+            _COUNTED[key] = sum(step_flops(settings).values())
+        return _COUNTED[key]
 
     def _cost(self, settings: PretrainSettings) -> float:
         """Of a step, in what is equal."""

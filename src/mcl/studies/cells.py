@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mcl.studies.study import PARTS, Start, Study
+from mcl.studies.study import Start, Study
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Variant:
         name: what tables call it.
         recipe: its name without the parts: what is pre-trained.
         entry: the start's name in the study.
-        parts: handed on.
+        parts: handed on; None: all that was trained.
         pretrain: settings of ``mcl pretrain`` by dotted names, over the study's; the method's name among them.
     """
 
@@ -26,7 +26,7 @@ class Variant:
     recipe: str
     entry: str
     start: Start
-    parts: str
+    parts: str | None
     pretrain: dict[str, Any]
 
     def __hash__(self) -> int:
@@ -70,7 +70,7 @@ def variants_of(study: Study) -> list[Variant]:
             if start.method:
                 pretrain["method.name"] = start.method
             tail = "".join(f" {key.rpartition('.')[2]}={_short(value)}" for key, value in chosen.items())
-            choices = start.parts or [_trained(pretrain)]
+            choices = start.parts or [None]
             for parts in choices:
                 name = entry + tail + (f" ({parts})" if len(choices) > 1 else "")
                 found.append(Variant(name, entry + tail, entry, start, parts, pretrain))
@@ -106,11 +106,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, dict) and value and all(isinstance(name, str) for name in value)
         found |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return found
-
-
-def _trained(pretrain: dict[str, Any]) -> str:
-    """What a method hands on unless the study says so: all that it trains."""
-    return pretrain.get("method.parts", PARTS[-1])
 
 
 def _place(seeds: list[int], seed: int | None) -> int:

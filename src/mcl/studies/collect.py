@@ -79,7 +79,7 @@ def write_resampled(job: Job, resamples: int, folder: Path) -> None:
 
 def read_resampled(file: Path) -> dict[str, np.ndarray]:
     """What ``write_resampled`` wrote."""
-    with np.load(file) as opened:
+    with np.load(file, allow_pickle=False) as opened:
         return {name: opened[name] for name in opened.files}
 
 

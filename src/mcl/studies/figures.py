@@ -106,6 +106,7 @@ def _steps_panel(axis, rows: Sequence[Row], style: Mapping[str, dict], results: 
             low, high = ([100 * point[key] for point in row["curve"]] for key in ("least", "most"))
             axis.fill_between(steps, low, high, color=style[row["start"]]["color"], alpha=0.12, linewidth=0)
     shown = "" if fewest is None else f", {fewest:,} labels"
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(xlabel="fine-tuning steps", ylabel=f"box AP{shown}, mean and range of seeds")
 
 
@@ -115,10 +116,17 @@ def _difference_panel(axis, rows: Sequence[Row], style: Mapping[str, dict], resu
         value, low, high = (None if n is None else 100 * n for n in row["box_AP difference"])
         spread = None if low is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
         axis.errorbar(value, place, xerr=spread, capsize=3, linestyle="none", **style[row["start"]])
-    names = [f"{row['start']}{'' if row['labels'] is None else ', ' + format(row['labels'], ',')}" for row in reversed(shown)]
+    budgets = len({row["budget"]["flops"] for row in rows if row["budget"]}) > 1
+    names = [_name(row, budgets) for row in reversed(shown)]
     axis.set_yticks(range(len(shown)), names, fontsize=8)
     axis.axvline(0, color="black", linewidth=1)
     axis.set(xlabel=f"box AP minus that of {results['reference']}, 95 % interval")
+
+
+def _name(row: Row, budgets: bool) -> str:
+    """What tells a row from the others: its start, labels, and its pre-training where there are several lengths."""
+    labels = "" if row["labels"] is None else f", {row['labels']:,} labels"
+    return row["start"] + (f" after {row['budget']['steps']:,} steps" if budgets and row["budget"] else "") + labels
 
 
 def _lines(axis, rows: Sequence[Row], style: Mapping[str, dict], x: Callable[[Row], float], jitter: float) -> None:

@@ -7,6 +7,7 @@ import os
 import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def forecast(plan: Plan, lines: Lines, trial_steps: int, threads: int) -> dict[s
     for kind, known in pace.items():
         first = next((job for job in jobs if job.command == kind and job.id not in lines), None)
         if known is None and trial_steps and first:
-            pace[kind] = _trial(first, jobs, trial_steps, threads)
+            pace[kind] = _trial(first, trial_steps, threads)
     rows = [_row(job, lines, pace) for job in jobs]
     left = [row["seconds"] for row in rows if not row["done"]]
     return {
@@ -86,7 +87,7 @@ def _pace(jobs: list[Job], lines: Lines, command: str) -> dict[str, float] | Non
     return {"unit": statistics.median(units), "rest": statistics.median(rests)} if units else None
 
 
-def _trial(job: Job, jobs: list[Job], steps: int, threads: int) -> dict[str, float] | None:
+def _trial(job: Job, steps: int, threads: int) -> dict[str, float] | None:
     """Pace of a few steps of one job, in a folder that is removed; None if it does not run."""
     with tempfile.TemporaryDirectory() as folder:
         loop = job.settings.loop.model_copy(update={"log_every": 1})
@@ -96,19 +97,20 @@ def _trial(job: Job, jobs: list[Job], steps: int, threads: int) -> dict[str, flo
         changes |= _whole(job) | ({"eval_every": None, "trunk": "none", "freeze": "none"} if job.command == "finetune" else {})
         trial = Job(job.id, job.kind, job.title, job.command, job.settings.model_copy(update=changes))
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        began = time.perf_counter()
         done = subprocess.run(trial.words(), capture_output=True, env=environment, check=False)
+        whole = time.perf_counter() - began
         if done.returncode:
             return None
         rows = [json.loads(line) for line in (trial.folder / LINE).read_text("utf-8").splitlines()]
         # The first step waits for the loader's processes to start.
         each = statistics.median(trial.settings.batch / row["images_per_second"] for row in rows[1:])
-        if job.command == "pretrain":
-            length = job.facts["length"]
-            return {"unit": each / (length["flops"] / length["steps"]), "rest": 0.0}
-        cost = trial.summary["cost"]
-        return {"unit": each, "rest": cost["total_seconds"] - cost["seconds"]}
+        length = job.facts["length"] if job.command == "pretrain" else None
+        cost = length["flops"] / length["steps"] if length else 1.0
+        return {"unit": each / cost, "rest": max(0.0, whole - each * len(rows))}
 
 
 def _whole(job: Job) -> dict[str, Any]:
-    name, source = ("data", job.facts.get("source")) if job.command == "pretrain" else ("train", job.facts.get("source"))
-    return {name: type(getattr(job.settings, name))(source)} if source else {}
+    if "source" not in job.facts:
+        return {}
+    return {"data": job.facts["source"]} if job.command == "pretrain" else {"train": Path(job.facts["source"])}

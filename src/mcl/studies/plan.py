@@ -13,7 +13,7 @@ from mcl.config.base import Command, from_values
 from mcl.config.finetune import FinetuneSettings
 from mcl.config.pretrain import PretrainSettings
 from mcl.errors import UserError
-from mcl.studies.budgets import Budgets, Length
+from mcl.studies.budgets import Budgets
 from mcl.studies.cells import Cell, Variant, cells_of, flat, variants_of
 from mcl.studies.draws import draw
 from mcl.studies.identity import (
@@ -24,7 +24,7 @@ from mcl.studies.identity import (
     what_matters,
 )
 from mcl.studies.jobs import Job, write_list, write_scenes
-from mcl.studies.study import PARTS, DataSet, Study
+from mcl.studies.study import DataSet, Study
 
 Lines = Mapping[str, dict[str, Any]]
 WINDOW = 32  # pixels of a trunk's image behind one cell of its windows
@@ -255,13 +255,15 @@ class Plan:
         trunk = str(before[0].folder) if before else _of(variant.start.trunk, data, variant)
         source, prepare, scenes = self._labelled(files, labels, seed)
         given |= {"trunk": trunk, "train": source, "val": files.path(split), "seed": seed, "freeze": freeze}
-        given |= {"eval_every": eval_every} | ({"parts": variant.parts} if trunk != "none" else {})
+        given |= {"eval_every": eval_every, "parts": None if trunk == "none" else variant.parts}
         given |= {"schedule.steps": steps, "schedule.epochs": None} if steps is not None else {}
         settings = self._finetune_settings(variant.entry, data, given)
         start = before[0].id if before else trunk_identity(trunk)
         identity = self._finetune_identity(settings, start, scenes) | {"eval_every": eval_every}
         job = f"{kind}-{digest(identity)}"
-        title = f"{data}: {variant.name}, {labels or 'all'} labels{_numbers(chosen)}, seed {seed}"
+        length = before[0].facts.get("length") if before else None
+        after = f" after {length['steps']:,} steps" if length else ""
+        title = f"{data}: {variant.name}{after}, {labels or 'all'} labels{_numbers(chosen)}, seed {seed}"
         return Job(
             job, kind, title, "finetune", self._placed(settings, job), tuple(one.id for one in before), prepare,
             may_fail=kind == "trial", facts={**facts, "source": str(files.path("train"))},
@@ -343,11 +345,6 @@ def best_draw(ids: list[str], lines: Lines, draw_of) -> dict[str, Any] | None:
     return draw_of(max(range(len(ids)), key=lambda number: (score_of(lines[ids[number]]), -number)))
 
 
-def planned_length(job: Job) -> Length | None:
-    """Of a pre-training."""
-    return Length(**job.facts["length"]) if job.kind == "pretrain" else None
-
-
 def _of(value: Any, data: str, variant: Variant) -> str:
     if isinstance(value, dict):
         if data not in value:
@@ -363,5 +360,3 @@ def _is_path(value: Any) -> bool:
 def _numbers(chosen: Mapping[str, Any]) -> str:
     return "".join(f", {name.rpartition('.')[2]} {value}" for name, value in chosen.items())
 
-
-__all__ = ["Lines", "PARTS", "Plan", "best_draw", "planned_length", "score_of"]

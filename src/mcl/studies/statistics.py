@@ -63,7 +63,8 @@ class Sample:
 
 def mean(sample: Sample) -> Estimate:
     """Over seeds and images."""
-    return _estimate(float(sample.point.mean()), sample.draws())
+    estimate = _estimate(float(sample.point.mean()), sample.draws())
+    return Estimate(estimate.value, *(None if end is None else min(max(end, 0.0), 1.0) for end in (estimate.low, estimate.high)))
 
 
 def difference(sample: Sample, reference: Sample) -> Estimate:

@@ -8,11 +8,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from mcl.config.parts import Parts
 from mcl.errors import UserError, did_you_mean
 from mcl.studies.draws import Space
-
-PARTS = ("backbone", "backbone+pyramid", "backbone+pyramid+head")
-Parts = Literal["backbone", "backbone+pyramid", "backbone+pyramid+head"]
 
 
 def _listed(value: Any) -> Any:
@@ -76,7 +74,7 @@ class Start(Part):
         pretrain: settings of ``mcl pretrain`` over the study's.
         grid: pre-training setting -> values; a start of its own for each combination.
         trunk: ``none``, or run folder or file; maybe one for each data set.
-        parts: handed on to the detector; a start of its own for each.
+        parts: handed on to the detector, a start of its own for each; default: all that was trained.
         search: more pre-training settings to search, of this start alone.
         data, labels, pretrain_seeds, seeds: fewer (or others) than the study's.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -12,35 +12,60 @@ from mcl.engine.logging import duration
 NONE = "-"
 
 
+Column = tuple[str, bool, Callable[[Mapping[str, Any]], str]]  # heading, whether it is shown, a row's cell
+
+
 def headings_and_rows(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a row of cells for each group."""
+    """Headings, and a row of cells for each group: what was found."""
     rows, reference = results["rows"], results["reference"]
-    masks = any("mask_AP" in row for row in rows)
-    wanted = [
-        ("data", any(row["data"] != rows[0]["data"] for row in rows), lambda row: row["data"]),
-        ("start", True, _start),
-        ("labels", True, lambda row: "all" if row["labels"] is None else f"{row['labels']:,}"),
-        ("steps", len({row["steps"] for row in rows}) > 1, lambda row: f"{row['steps']:,}"),
+    masks, compared = any("mask_AP" in row for row in rows), reference is not None
+    return _shown(rows, [
+        *_names(rows),
         ("seeds", True, lambda row: f"{row['pretrain_seeds']} x {row['seeds']}" if row["budget"] else str(row["seeds"])),
         ("box AP", True, lambda row: interval(row.get("box_AP"))),
+        (f"less {reference}", compared, lambda row: interval(row.get("box_AP difference"), "+")),
+        ("of the way", results["control"] is not None, lambda row: interval(row.get("box_AP share"), unit="%")),
         ("mask AP", masks, lambda row: interval(row.get("mask_AP"))),
-        (f"box AP - {reference}", reference is not None, lambda row: interval(row.get("box_AP difference"), "+")),
-        (f"mask AP - {reference}", masks and reference is not None, lambda row: interval(row.get("mask_AP difference"), "+")),
-        ("share of the way", results["control"] is not None, lambda row: interval(row.get("box_AP share"), unit="%")),
-        ("pre-training", any(row["budget"] for row in rows), _pretraining),
-        ("its time", any(row["pretrain_seconds"] for row in rows), lambda row: _time(row["pretrain_seconds"])),
-        ("fine-tuning", True, lambda row: _time(row["finetune_seconds"])),
+        (f"less {reference} ", masks and compared, lambda row: interval(row.get("mask_AP difference"), "+")),
+    ])  # fmt: skip
+
+
+def costs(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a row of cells for each group: what it took, measured."""
+    return _shown(results["rows"], [
+        *_names(results["rows"]),
+        ("pre-training", True, lambda row: flops(row["budget"]["flops"]) if row["budget"] else NONE),
+        ("images", True, lambda row: f"{row['budget']['images']:,}" if row["budget"] else NONE),
+        ("its time", True, lambda row: _time(row["pretrain_seconds"])),
+        ("its memory", True, lambda row: f"{row['pretrain_peak_mb']:,.0f} MB" if row["pretrain_peak_mb"] else NONE),
+        ("fine-tuning", True, lambda row: f"{row['steps']:,} steps"),
+        ("its time", True, lambda row: _time(row["finetune_seconds"])),
+    ])  # fmt: skip
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """What tells rows apart."""
+    budgets = len({row["budget"]["flops"] // 10**6 for row in rows if row["budget"]}) > 1
+    return [
+        ("data", len({row["data"] for row in rows}) > 1, lambda row: row["data"]),
+        ("start", True, _start),
+        ("its steps", budgets, lambda row: f"{row['budget']['steps']:,}" if row["budget"] else NONE),
+        ("labels", True, lambda row: "all" if row["labels"] is None else f"{row['labels']:,}"),
+        ("steps", len({row["steps"] for row in rows}) > 1, lambda row: f"{row['steps']:,}"),
     ]
-    shown = [(heading, read) for heading, there, read in wanted if there]
+
+
+def _shown(rows: Sequence[Mapping[str, Any]], columns: list[Column]) -> tuple[list[str], list[list[str]]]:
+    shown = [(heading, read) for heading, there, read in columns if there]
     return [heading for heading, _ in shown], [[read(row) for _, read in shown] for row in rows]
 
 
-def to_rich(results: Mapping[str, Any]) -> Table:
+def to_rich(headings: list[str], rows: list[list[str]], title: str) -> Table:
     """For the terminal."""
-    headings, rows = headings_and_rows(results)
-    table = Table(title=f"AP in percent, mean and 95 % interval ({results['resamples']:,} resamples)", title_justify="left")
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place > 1 else "left", overflow="fold")
+    table = Table(title=title, title_justify="left")
+    for heading in headings:
+        words = heading in ("data", "start", "settings")
+        table.add_column(heading, justify="left" if words else "right", overflow="fold", no_wrap=not words)
     for row in rows:
         table.add_row(*row)
     return table
@@ -50,7 +75,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     """For docs."""
     parts = []
     if results["rows"]:
-        parts.append(_markdown(*headings_and_rows(results)))
+        parts += [_markdown(*headings_and_rows(results)), _markdown(*costs(results))]
     if results["trials"]:
         parts.append(_markdown(*trial_rows(results["trials"])))
     return "\n\n".join(parts)
@@ -70,17 +95,6 @@ def trial_rows(trials: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[lis
     return headings, rows
 
 
-def trials_to_rich(trials: Sequence[Mapping[str, Any]]) -> Table:
-    """For the terminal."""
-    headings, rows = trial_rows(trials)
-    table = Table(title="trials, best first; box AP in percent on the validation scenes", title_justify="left")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
 def interval(estimate: Sequence[float | None] | None, sign: str = "", unit: str = "") -> str:
     """``12.3 (11.8 .. 12.9)`` in percent; with ``sign`` ``+`` signs are shown."""
     if estimate is None:
@@ -98,11 +112,6 @@ def _markdown(headings: list[str], rows: list[list[str]]) -> str:
 def _start(row: Mapping[str, Any]) -> str:
     frozen = {"none": "", "backbone": ", backbone frozen", "trunk": ", frozen"}[row["freeze"]]
     return row["start"] + ("" if frozen.removeprefix(", ") in row["start"] else frozen)
-
-
-def _pretraining(row: Mapping[str, Any]) -> str:
-    budget = row["budget"]
-    return f"{budget['steps']:,} steps, {flops(budget['flops'])}" if budget else NONE
 
 
 def _time(seconds: float | None) -> str:

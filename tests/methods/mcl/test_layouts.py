@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from levels import random_batch
-from mcl.bench.components import count_flops
 from mcl.config.base import from_values
 from mcl.config.bench import BenchStepSettings
 from mcl.config.pretrain import ModelSettings
 from mcl.errors import UserError
+from mcl.methods.flops import count_flops
 from mcl.methods.mcl.encoder import cut_windows
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.montage import assemble, stack

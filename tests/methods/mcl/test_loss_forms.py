@@ -11,14 +11,14 @@ import torch.nn.functional as F
 import mcl
 from images import picture_folder
 from levels import random_batch
-from mcl.bench.components import count_flops
-from mcl.bench.step import check_same_losses, step_flops, variants_of
+from mcl.bench.step import check_same_losses, variants_of
 from mcl.config.base import from_values
 from mcl.config.bench import BenchStepSettings
 from mcl.config.pretrain import ModelSettings, ViewSettings
 from mcl.errors import UserError
 from mcl.methods.base import Method
 from mcl.methods.class_folders import class_field, class_number
+from mcl.methods.flops import count_flops, step_flops
 from mcl.methods.mcl.loss import contrast, regress
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.micro_batches import relabelled

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -81,7 +80,9 @@ class IndexStore:
     def write(self, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> Stored:
         """Write a new generation and drop the oldest; raises ``OSError`` where that cannot be done."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.folder))
+        partial = self.folder / f".partial-{os.getpid()}"
+        shutil.rmtree(partial, ignore_errors=True)  # of a process of this number that was killed
+        partial.mkdir()
         try:
             for name, array in arrays.items():
                 np.save(partial / f"{name}.npy", array, allow_pickle=False)

@@ -15,7 +15,6 @@ library_name: timm
 tags:
 - image-feature-extraction
 - object-detection
-- self-supervised-learning
 - mcl
 ---
 # {backbone}, {title}
@@ -39,17 +38,6 @@ Images: RGB, values 0..1, mean {mean}, std {std}; pre-trained at {size} x {size}
 The pyramid and the box head that were trained with this backbone are not in this folder:
 `mcl export` writes them in other formats.
 """
-#: method -> (title, where the weights come from)
-ORIGINS = {
-    "mcl": (
-        "pre-trained with MCL",
-        "Backbone of a detector's trunk, pre-trained without labels by multi-level contrastive learning (MCL,\n"
-        "[arXiv 2304.02010](https://arxiv.org/abs/2304.02010))",
-    ),
-    "fine-tuned": ("fine-tuned in a detector", "Backbone of a detector that was trained on boxes"),
-}
-
-
 def model_card(source: TrunkSource, fresh: list[str]) -> str:
     """Where the weights come from: method, recipe, data fingerprint, cost, and results if there are any."""
     spec, tail = source.spec, ""
@@ -57,8 +45,7 @@ def model_card(source: TrunkSource, fresh: list[str]) -> str:
         names = ", ".join(f"`{name}`" for name in fresh)
         tail = f" What lies behind the last feature map was not pre-trained and has timm's starting values: {names}."
     rows = "\n".join(f"| {name} | {value} |" for name, value in _facts(source.metadata).items())
-    method = _cell(str(source.metadata.get("method")))
-    title, origin = ORIGINS.get(method, (f"pre-trained ({method})", "Backbone of a detector's trunk"))
+    title, origin = _origin(source.metadata)
     return CARD.format(
         title=title,
         origin=origin,
@@ -69,6 +56,15 @@ def model_card(source: TrunkSource, fresh: list[str]) -> str:
         fresh=tail,
         rows=rows,
     )
+
+
+def _origin(metadata: Mapping[str, Any]) -> tuple[str, str]:
+    """Title, and where the weights come from."""
+    if metadata.get("method") == "fine-tuned":
+        return "fine-tuned in a detector", "Backbone of a detector that was trained on boxes"
+    title = f"pre-trained with {_cell(str(metadata.get('method', 'a method not recorded')))}"
+    paper = f" ({_cell(str(metadata['paper']))})" if metadata.get("paper") else ""
+    return title, f"Backbone of a detector's trunk, {title}{paper}"
 
 
 def _facts(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mcl.files import save_tensors
 from mcl.interop.timm.model_card import model_card
 from mcl.interop.timm.names import whole_name
 from mcl.interop.writing.exported import Exported, Unfit, compare
@@ -50,7 +50,7 @@ def write(source: TrunkSource, folder: Path) -> Exported:
     """
     done, whole, model_args, tensors, fresh = _filled(source)
     folder.mkdir()
-    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    save_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
     described = json.dumps(config(source, whole, model_args), indent=2)
     (folder / "config.json").write_text(described + "\n", "utf-8")
     (folder / "README.md").write_text(model_card(source, fresh), "utf-8")

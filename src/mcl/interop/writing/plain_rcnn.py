@@ -50,7 +50,7 @@ def plain_maps(source: TrunkSource, tensors: Mapping[str, Tensor], names: Names,
         features = graph.resnet(probe_images(source.spec), shape)
         maps = {f"c{level}": feature for level, feature in features.items()}
         start = min((int(level[1:]) for level in source.levels), default=6)
-        maps |= {f"p{level}": p for level, p in graph.pyramid(features, start).items()}
+        maps |= {f"p{level}": p for level, p in sorted(graph.pyramid(features, start).items())}
         if source.has_head:
             maps["head"] = graph.head(probe_windows(source), source.spec.head_convs)
     return maps

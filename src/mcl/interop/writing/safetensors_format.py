@@ -6,8 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import save_file
-
+from mcl.files import save_tensors
 from mcl.interop.writing.exported import Exported, compare, same_tensors
 from mcl.interop.writing.source import TrunkSource
 from mcl.nn.backbone import STRIDES
@@ -44,6 +43,6 @@ def write(source: TrunkSource, path: Path) -> Exported:
         "trained": list(pieces),
     }  # fmt: skip
     tensors = {name: tensor.cpu().contiguous() for name, tensor in source.state.items()}
-    save_file(tensors, path, {key: json.dumps(value) for key, value in described.items()})
+    save_tensors(path, tensors, {key: json.dumps(value) for key, value in described.items()})
     same_tensors(tensors, read_trunk(path)[1])
     return done
