@@ -13,11 +13,14 @@ from mcl.bench.memory import step_memory
 from mcl.bench.step import (
     BackboneStep,
     baselines_of,
+    best_layout,
     check_same_losses,
+    in_bf16,
     variants_of,
 )
 from mcl.config.base import from_arguments, from_values
 from mcl.config.bench import BenchStepSettings
+from mcl.engine.machine.precision import Format, Trial, Tried
 from mcl.errors import RunFailed, UserError
 from mcl.methods.flops import count_flops, step_flops
 from mcl.methods.mcl.variants import EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL
@@ -28,6 +31,7 @@ TINY = {
     "model.hidden": 32, "model.embedding": 16, "model.head_convs": 1, "method.scales": [1, 2], "loop.threads": 1,
 }  # fmt: skip
 CPU, PLAIN = torch.device("cpu"), f"{MATCHED_ALL}, plain"
+HELPED = f"{EXHAUSTIVE}, matrix gradients"
 
 
 def settings(**more) -> BenchStepSettings:
@@ -99,9 +103,35 @@ def test_only_top_has_targets_of_full_size_images():
     assert MATCHED_FULL not in variants_of(settings(**{"method.assignment": "all"}))
 
 
-def test_plain_gradients_are_a_side_unless_every_side_has_them():
-    assert not variants_of(settings())[PLAIN].loop.matrix_gradients
-    assert PLAIN not in variants_of(settings(**{"loop.matrix_gradients": False}))
+def test_the_authors_way_has_plain_gradients_and_a_row_with_ours():
+    sides = variants_of(settings())
+    ours = {name: side.loop.matrix_gradients for name, side in sides.items()}
+    assert ours == {EXHAUSTIVE: False, HELPED: True, MATCHED_ALL: True, MATCHED_FULL: True, PLAIN: False}
+    assert sides[HELPED].method == sides[EXHAUSTIVE].method and sides[PLAIN].method == sides[MATCHED_ALL].method
+    assert list(variants_of(settings(**{"loop.matrix_gradients": False}))) == [EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL]
+    assert {side.loop.precision for side in variants_of(settings(**{"loop.precision": "bf16"})).values()} == {"fp32"}
+
+
+@pytest.mark.parametrize(
+    ("times", "wanted", "told"),
+    [
+        ({True: 2.0, False: 1.0}, False, "fp32, contiguous"),
+        ({True: 1.0, False: 1.5}, True, "fp32, channels_last"),
+        ({True: 1.0, False: 1.02}, True, "fp32, either"),
+        ({True: None, False: 3.0}, False, "fp32, contiguous"),
+    ],
+)
+def test_each_side_gets_its_own_best_layout(times, wanted, told, monkeypatch):
+    tried = tuple(Tried(Format("fp32", layout), seconds) for layout, seconds in times.items())
+    monkeypatch.setattr("mcl.bench.step.try_formats", lambda *_: Trial(tried, 1.0))
+    side, name = best_layout(settings(), CPU)
+    assert side.loop.channels_last is wanted and name == told
+
+
+def test_bf16_is_a_row_where_the_machine_computes_it(monkeypatch):
+    for why, rows in (("", [f"{MATCHED_ALL}, bf16"]), ("not tried: 20 times as long", [])):
+        monkeypatch.setattr("mcl.bench.step.why_unfit", lambda *_, why=why: why)
+        assert list(in_bf16(settings(), CPU)) == rows
 
 
 def test_sides_that_agree_pass(steps):
@@ -122,9 +152,11 @@ def test_no_speed_up_is_shown_when_a_side_computes_something_else(steps, monkeyp
 def test_the_table_of_a_step(counted, monkeypatch):
     known = iter(counted.values())
     monkeypatch.setattr("mcl.bench.compare.step_flops", lambda *_: next(known))
+    monkeypatch.setattr("mcl.bench.compare.in_bf16", lambda *_: {})
     tables, raw = compare_steps(settings(rounds=1, warmup=0, memory=False), CPU)
     rows = {row["side"]: row for row in tables[0].rows}
-    assert list(rows) == [EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL, PLAIN, FLOOR]
+    assert list(rows) == [EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL, HELPED, PLAIN, FLOOR]
+    assert all(row["format"].startswith("fp32, ") for row in rows.values())
     assert rows[EXHAUSTIVE]["speedup"] == 1.0 and rows[FLOOR]["speedup"] is None
     floor = rows[FLOOR]
     expected = rows[MATCHED_ALL]["seconds"] * floor["gflops"] / rows[MATCHED_ALL]["gflop"]

@@ -12,10 +12,13 @@ from mcl.bench.components import time_components
 from mcl.bench.measure import Timing, in_turn, waiter
 from mcl.bench.memory import step_memory
 from mcl.bench.step import (
+    BF16,
     PLAIN,
     BackboneStep,
     baselines_of,
+    best_layout,
     check_same_losses,
+    in_bf16,
     variant_name,
     variants_of,
 )
@@ -30,10 +33,10 @@ COMPONENT_ROUNDS = 3
 # Two tables of the same rows: together they are wider than a terminal.
 TIME_COLUMNS = {
     "side": ("one step", "{}"),
+    "format": ("format", "{}"),
     "seconds": ("median", "{:.3f} s"),
     "spread": ("spread", "{:.0%}"),
     "speedup": ("faster", "{:.2f}x"),
-    "seconds_per_image": ("an image", "{:.5f} s"),
 }
 WORK_COLUMNS = {
     "side": ("one step", "{}"),
@@ -57,7 +60,12 @@ def compare_steps(settings: BenchStepSettings, device: torch.device) -> tuple[li
         UserError: there is no such baseline, or a library that it needs is not installed.
     """
     variants, own = variants_of(settings), variant_name(settings)
-    sides = {**variants, **baselines_of(settings)}
+    sides = {**variants, **in_bf16(settings, device), **baselines_of(settings)}
+    formats = {}
+    if settings.best_layout:
+        for name, side in sides.items():
+            sides[name], formats[name] = best_layout(side, device)
+    formats[FLOOR] = formats.get(own, "")
     # Before this process holds the networks too.
     memory = {name: step_memory(side, name, device) for name, side in sides.items()} if settings.memory else {}
     flops = {name: step_flops(side) for name, side in sides.items()}
@@ -69,7 +77,7 @@ def compare_steps(settings: BenchStepSettings, device: torch.device) -> tuple[li
     timings = in_turn(actions, settings.rounds, settings.warmup, wait)
     totals = {name: sum(components.values()) for name, components in flops.items()}
     totals[FLOOR] = flops[own]["backbone"]
-    tables = _step_tables(settings, device, timings, totals, memory)
+    tables = _step_tables(settings, device, timings, totals, memory, formats)
     if settings.parts:
         seconds = {
             name: _component_seconds(step, wait) for name, step in steps.items() if not name.endswith(PLAIN)
@@ -85,25 +93,23 @@ def _step_tables(
     timings: Mapping[str, Timing],
     totals: Mapping[str, int],
     memory: Mapping[str, Mapping[str, float]],
+    formats: Mapping[str, str],
 ) -> list[Table]:
     floor_rate, variants = totals[FLOOR] / timings[FLOOR].median, variants_of(settings)
     plainest = next(iter(variants))
     rows = []
     for name, timing in timings.items():
-        ours = name in variants
+        ours = name in variants or name.endswith(BF16)
         rows.append({
-            "side": name, "seconds": timing.median, "spread": timing.spread,
+            "side": name, "format": formats.get(name) or None, "seconds": timing.median, "spread": timing.spread,
             "speedup": timings[plainest].median / timing.median if ours else None,
-            "seconds_per_image": timing.median / settings.batch,
             "gflop": totals[name] / 1e9, "gflops": totals[name] / timing.median / 1e9,
             "over_floor": timing.median / (totals[name] / floor_rate) if ours else None,
             **memory.get(name, {}),
         })  # fmt: skip
-    loop = settings.loop
-    layout = "channels_last" if loop.channels_last else "contiguous"
     title = (
         f"Training step: {settings.method.name}, {settings.model.backbone}, {settings.image_size} px, {settings.batch} images, "
-        f"{loop.precision}, {layout}, {device.type}"
+        f"{device.type}"
     )
     timing_notes = [
         f"medians of {settings.rounds} steps in turn; spread: (slowest - fastest) / median; the losses agree "

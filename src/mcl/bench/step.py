@@ -3,33 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mcl.config.bench import BenchSettings, BenchStepSettings
+from mcl.engine.machine.precision import Format, try_formats, why_unfit, with_format
 from mcl.errors import RunFailed
 from mcl.methods.base import Method
 from mcl.methods.registry import method_of
-from mcl.methods.step import TrainingStep
+from mcl.methods.step import TrainingStep, pretraining_step
 from mcl.nn.backbone import features_of
 
 PLAIN = ", plain"  # every gradient as torch computes it
+HELPED = ", matrix gradients"  # the plain way with what of ours helps it too
+BF16 = ", bf16"
 TOLERANCE = 1e-4
+NOISE = 1.05  # layouts whose times differ by less are alike
 
 
 def variants_of(settings: BenchSettings) -> dict[str, BenchSettings]:
-    """The ways to compute the recipe's loss that are compared; the plain one first, the one of the recipe without
-    matrix gradients last."""
-    kind = method_of(settings.method.name)
+    """The ways to compute the recipe's loss that are compared, in fp32.
+
+    The first is the plain way, with gradients as torch computes them (MCL: as the authors' code); the others have what
+    the recipe has. With matrix gradients there are two more rows: the plain way with them, the recipe's without.
+    """
+    kind, own = method_of(settings.method.name), variant_name(settings)
+    settings = with_loop(settings, precision="fp32")
     variants = {
         name: settings.model_copy(update={"method": method})
         for name, method in kind.variants(settings.method).items()
     }
     if settings.loop.matrix_gradients:
-        loop = settings.loop.model_copy(update={"matrix_gradients": False})
-        variants[variant_name(settings) + PLAIN] = settings.model_copy(update={"loop": loop})
+        plainest = next(iter(variants))
+        if plainest != own:
+            variants[plainest + HELPED] = variants[plainest]
+            variants[plainest] = with_loop(variants[plainest], matrix_gradients=False)
+        variants[own + PLAIN] = with_loop(variants[own], matrix_gradients=False)
     return variants
+
+
+def in_bf16(settings: BenchSettings, device: torch.device) -> dict[str, BenchSettings]:
+    """The recipe's way in bf16, where the machine computes it and does not imitate it."""
+    chosen = Format("bf16", True)
+    if why_unfit(chosen, device):
+        return {}
+    return {variant_name(settings) + BF16: with_format(settings, chosen)}
+
+
+def with_loop(settings: BenchSettings, **changes: Any) -> BenchSettings:
+    """A recipe with other settings of its loop."""
+    return settings.model_copy(update={"loop": settings.loop.model_copy(update=changes)})
+
+
+def best_layout(settings: BenchSettings, device: torch.device) -> tuple[BenchSettings, str]:
+    """The recipe in the memory layout that is quicker for it here, and how to call that: found by a trial of steps."""
+    precision = settings.loop.precision
+    trial = try_formats(
+        pretraining_step(settings, device), [Format(precision, True), Format(precision, False)], device
+    )
+    seconds = {tried.format.channels_last: tried.seconds for tried in trial.tried if tried.seconds}
+    best = min(seconds, key=seconds.__getitem__)
+    name = "channels_last" if best else "contiguous"
+    if len(seconds) == 2 and max(seconds.values()) < NOISE * min(seconds.values()):
+        name = "either"
+    return with_loop(settings, channels_last=best), f"{precision}, {name}"
 
 
 def variant_name(settings: BenchSettings) -> str:

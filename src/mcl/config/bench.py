@@ -47,6 +47,9 @@ class BenchStepSettings(BenchSettings):
     warmup: int = Field(1, ge=0, description="Steps of each side before timing.")
     baselines: list[str] = Field([], description="Also time these methods (mcl methods lists them).")
     baseline_parts: TrainedParts = Field("backbone", description="Parts that the baselines train.")
+    best_layout: bool = Field(
+        True, description="Each side in the memory layout that is quicker for it, found by a trial; false: all as loop.channels_last says."
+    )
     memory: bool = Field(
         True, description="Measure peak memory (on a CPU each side in a process of its own)."
     )

@@ -37,8 +37,6 @@ class Method(nn.Module):
 
     #: kind of warning (``watch.<kind>``) -> what a user of this method can try
     advice: ClassVar[Mapping[str, str]] = {}
-    #: compute weight gradients as torch does, whatever ``loop.matrix_gradients`` says
-    plain_gradients: bool = False
 
     def __init__(
         self, trunk: Trunk, model: ModelSettings, settings: MethodSettings, seed: int, precision: str = "fp32",

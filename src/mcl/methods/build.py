@@ -64,7 +64,7 @@ def build_method(
         trunk = Trunk(spec, pretrained)
         fill(trunk)
         built = kind(trunk, model, settings.method, settings.seed, loop.precision, loop.channels_last)
-    if loop.matrix_gradients and not built.plain_gradients:
+    if loop.matrix_gradients:
         use_matrix_gradients(trunk)
     if loop.activation_checkpointing and not recompute_blocks(trunk.backbone.body):
         raise UserError(f"--loop.activation_checkpointing: does not know the blocks of {model.backbone}")

@@ -40,7 +40,7 @@ R = TypeVar("R", bound=BenchSettings)
 
 
 def bench_step(settings: BenchStepSettings) -> dict[str, Any]:
-    """Time a training step of each encoding; returns what ``--json`` holds.
+    """Time a training step of each way to compute the loss, each in its best layout; returns what ``--json`` holds.
 
     Raises:
         RunFailed: the encodings do not compute the same loss.
@@ -48,7 +48,6 @@ def bench_step(settings: BenchStepSettings) -> dict[str, Any]:
     """
     device = prepare_device(settings.loop)
     with freed_memory_kept(settings.loop.keep_memory):
-        settings = _with_tried_format(settings, device)
         tables, raw = compare_steps(settings, device)
     return publish("step", tables, settings, raw)
 

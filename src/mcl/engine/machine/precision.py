@@ -103,7 +103,7 @@ def try_formats(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         for chosen in formats:
-            note = _unfit(chosen, device, agree)
+            note = why_unfit(chosen, device, agree)
             times, note = ([], note) if note else _time(build, chosen, device, best, clock, agree)
             tried.append(Tried(chosen, min(times) if times and not note else None, note))
             if tried[-1].seconds is not None and (best is None or tried[-1].seconds < min(best)):
@@ -153,7 +153,9 @@ def _time(
             torch.cuda.empty_cache()
 
 
-def _unfit(chosen: Format, device: torch.device, agree: Callable[[float], float]) -> str:
+def why_unfit(
+    chosen: Format, device: torch.device, agree: Callable[[float], float] = lambda number: number
+) -> str:
     """Why a format is not worth a step, or nothing."""
     if chosen.precision != "bf16":
         return ""

@@ -37,8 +37,6 @@ class MclNetworks(Method):
     ) -> None:  # fmt: skip
         super().__init__(trunk, model, settings, seed, precision, channels_last)
         self.scales = tuple(settings.scales)
-        # Exhaustive encoding is what the others are measured against: computed as the authors' code does.
-        self.plain_gradients = settings.encode == "exhaustive"
         self.weights = dict(zip(self.scales, settings.level_weights or level_weights(len(self.scales)), strict=True))
         if settings.layout == "batch":
             require_small_images(trunk, self.scales)
