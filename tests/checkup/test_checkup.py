@@ -79,7 +79,7 @@ def test_extras_tell_what_is_missing(monkeypatch):
     assert rows["extra onnx"] == {
         "what": "extra onnx", "found": "missing: onnxruntime", "needs": "pip install 'mcl[onnx]'",
     }  # fmt: skip
-    assert rows["extra bench"]["found"] == "present"
+    assert rows["extra methods"]["found"] == "present"
     assert environment.satisfies(Requirement("torch>=2.6"), "2.13.0+cpu")
 
 
