@@ -121,6 +121,17 @@ class FinetuneSettings(Command):
         description="Side in pixels that scenes are fitted into; none: the trunk's, 224 without one.",
     )  # fmt: skip
     batch: int = Field(8, ge=1, description="Images a step.")
+    sampling: Literal["uniform", "class_balanced", "repeat_factor"] = Field(
+        "uniform",
+        description="Which images a pass shows: each once; or classes in turn, equally often; or images with rare "
+        "classes repeated (LVIS).",
+    )
+    repeat_threshold: float = Field(
+        0.001,
+        gt=0,
+        le=1,
+        description="repeat_factor: a class in a smaller share f of the images is repeated sqrt(threshold / f) times.",
+    )
     seed: int = Field(0, ge=0, description="Everything random is a function of this number.")
     resume: bool = Field(False, description="Continue the run in out.")
     allow_changed: bool = Field(

@@ -15,6 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from mcl.data.labels.scenes import CocoDetection
 from mcl.data.loading.loader import plain_errors
+from mcl.data.loading.order import Key
 from mcl.data.loading.workers import prepare_worker
 from mcl.detect.base import Detector
 from mcl.detect.feature_rows import Deal, RowsInFile, RowsInMemory, fresh_names, map_rows
@@ -154,7 +155,7 @@ class FeatureStore:
 
 
 class FrozenScenes(Dataset):
-    """Items (row of the feature store, target) by (epoch, index): flips as ``CocoDetection`` draws them."""
+    """Items (row of the feature store, target) by key: flips as ``CocoDetection`` draws them."""
 
     def __init__(self, dataset: CocoDetection) -> None:
         self.dataset = dataset
@@ -162,9 +163,8 @@ class FrozenScenes(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, dict[str, Any]]:
-        epoch, index = key
-        flipped = self.dataset.mirrored(epoch, index)
+    def __getitem__(self, key: Key) -> tuple[int, dict[str, Any]]:
+        index, flipped = key[1], self.dataset.mirrored(key)
         return index + len(self.dataset) * flipped, self.dataset.target(index, flipped)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from mcl.config.finetune import FinetuneSchedule, FinetuneSettings
 from mcl.data.labels.coco_json import CocoScenes, read_coco
+from mcl.data.labels.sampling import sampling_order
 from mcl.data.labels.scenes import collate, require_few_pixels
 from mcl.data.loading.loader import step_batches, steps_per_epoch
 from mcl.detect.base import Detector, DetectorPlan
@@ -137,7 +138,8 @@ def _train(
     length = settings.schedule
     if length.steps is None and length.epochs is None:
         length = length.model_copy(update={"steps": DEFAULT_STEPS})
-    total, warmup = resolve_length(length, steps_per_epoch(len(dataset), settings.batch))
+    order = sampling_order(scenes, settings.sampling, settings.repeat_threshold, settings.seed)
+    total, warmup = resolve_length(length, steps_per_epoch(order.samples, settings.batch))
     schedule = Schedule(length, settings.optim.peak_lr(settings.batch), total, warmup)
     training = DetectorTraining(
         detector, settings.optim, schedule, settings.batch, device, frozen, precision=settings.loop.precision
@@ -149,7 +151,7 @@ def _train(
     def batches(start_step: int) -> Iterator[Any]:
         return step_batches(
             source, settings.batch, settings.seed, start_step, total, settings.loop.workers, collate,
-            pin_memory=device.type == "cuda", rank=rank(), processes=process_count(),
+            pin_memory=device.type == "cuda", rank=rank(), processes=process_count(), order=order,
         )  # fmt: skip
 
     summary = run_loop(

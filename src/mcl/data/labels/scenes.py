@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as F
 
 from mcl.data.labels.coco_json import CocoScenes, Scene, SceneObject
 from mcl.data.loading.decode import TooManyPixels, UnreadableImage, read_image
+from mcl.data.loading.order import Key
 from mcl.errors import UserError
 from mcl.randomness import STREAM_DETECTION, seeded
 
@@ -46,14 +47,14 @@ class Framing:
 
 
 class CocoDetection(Dataset):
-    """Scenes of a COCO file, item by (epoch, index) or by index.
+    """Scenes of a COCO file, item by key (epoch, index[, repeat]) or by index.
 
     An item is ``(image, target)``: ``image`` uint8 (3, H, W); ``target`` has ``boxes`` float32 (n, 4) as
     x1, y1, x2, y2 in pixels of ``image``, ``labels`` int64 (n,) from 1, ``masks`` uint8 (n, H, W) if
     ``masks`` was asked for, ``index`` (of the scene), ``size`` and ``original_size`` ((height, width) of
     ``image`` and of the file).
     Crowds are left out; a scene without objects has tensors with n = 0. What is random in an item is a
-    function of (seed, epoch, index) alone.
+    function of (seed, epoch, index) alone, and of the repeat if an epoch shows a scene again.
 
     Args:
         scenes: what ``read_coco`` has checked.
@@ -83,11 +84,11 @@ class CocoDetection(Dataset):
     def __len__(self) -> int:
         return len(self.scenes.scenes)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, dict[str, Any]]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+    def __getitem__(self, key: int | Key) -> tuple[Tensor, dict[str, Any]]:
+        epoch, index, *repeat = key if isinstance(key, tuple) else (0, key)
         scene = self.scenes.scenes[index]
         image = tv_tensors.Image(F.pil_to_tensor(read_scene(scene, self.max_pixels)))
-        with seeded(STREAM_DETECTION, self.seed, epoch, index):
+        with seeded(STREAM_DETECTION, self.seed, epoch, index, *repeat):
             image, target = self._augment(image, self._target(scene))
         extra = {
             "index": index,
@@ -103,9 +104,9 @@ class CocoDetection(Dataset):
             image, list(framed_size(image.shape[-2:], self.framing.without_chance())), antialias=True
         )
 
-    def mirrored(self, epoch: int, index: int) -> bool:
-        """Whether the item (epoch, index) is flipped."""
-        with seeded(STREAM_DETECTION, self.seed, epoch, index):
+    def mirrored(self, key: Key) -> bool:
+        """Whether the item is flipped."""
+        with seeded(STREAM_DETECTION, self.seed, *key):
             return _draw()[1] < self.framing.flip
 
     def target(self, index: int, flipped: bool) -> dict[str, Any]:

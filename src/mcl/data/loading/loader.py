@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mcl.data.loading.order import Key, Order, Shuffled
 from mcl.data.loading.workers import batches_of
 from mcl.errors import UserError
-from mcl.randomness import STREAM_ORDER, generator_for
 
 
 def steps_per_epoch(images: int, batch: int) -> int:
@@ -18,8 +18,8 @@ def steps_per_epoch(images: int, batch: int) -> int:
     return max(1, images // batch)
 
 
-class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Yields for every step from ``start_step`` on a list of pairs (epoch, image index).
+class StepSampler(Sampler[list[Key]]):
+    """Yields for every step from ``start_step`` on a list of keys: (epoch, image index), see ``order.Key``.
 
     Every process gets its slice of the step's global batch, so the order does not depend on their number.
 
@@ -27,6 +27,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         images: in the data set.
         batch: images a step, of all processes together.
         rank, processes: whose slice; ``processes`` divides ``batch``.
+        order: of the samples; default: every image once an epoch.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         total_steps: int,
         rank: int = 0,
         processes: int = 1,
+        order: Order | None = None,
     ) -> None:
-        self.images, self.batch, self.seed = images, batch, seed
+        self.order, self.batch = order or Shuffled(images, seed), batch
         self.share = batch // processes
         self.first = rank * self.share
         self.start_step, self.total_steps = start_step, total_steps
@@ -47,15 +49,14 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return self.total_steps - self.start_step
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        per_epoch, order, order_epoch = steps_per_epoch(self.images, self.batch), [], -1
+    def __iter__(self) -> Iterator[list[Key]]:
+        per_epoch, keys, keys_epoch = steps_per_epoch(self.order.samples, self.batch), [], -1
         for step in range(self.start_step, self.total_steps):
             epoch, position = divmod(step, per_epoch)
-            if epoch != order_epoch:
-                generator = generator_for(STREAM_ORDER, self.seed, epoch)
-                order, order_epoch = torch.randperm(self.images, generator=generator).tolist(), epoch
+            if epoch != keys_epoch:
+                keys, keys_epoch = self.order.keys(epoch), epoch
             first = position * self.batch + self.first
-            yield [(epoch, order[i % self.images]) for i in range(first, first + self.share)]
+            yield [keys[i % len(keys)] for i in range(first, first + self.share)]
 
 
 def step_batches(
@@ -69,16 +70,18 @@ def step_batches(
     pin_memory: bool = False,
     rank: int = 0,
     processes: int = 1,
+    order: Order | None = None,
 ) -> Iterator[Any]:
     """Batches of steps ``start_step .. total_steps - 1``; ``dataset[(epoch, index)]`` makes one sample.
 
     Args:
-        dataset: map-style; its items depend on (epoch, index) alone.
+        dataset: map-style; its items depend on their key alone.
         batch: images a step, >= 1, of all training processes together.
         rank, processes: of training; each gets its slice of every batch.
         workers: loader processes; each is held to one thread, for the training needs the cores.
+        order: of the samples; default: every image once an epoch.
     """
-    sampler = StepSampler(len(dataset), batch, seed, start_step, total_steps, rank, processes)
+    sampler = StepSampler(len(dataset), batch, seed, start_step, total_steps, rank, processes, order)
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,
