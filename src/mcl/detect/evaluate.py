@@ -97,25 +97,41 @@ def ground_truth(scenes: CocoScenes, masks: bool) -> dict[str, Any]:
     }
 
 
-def coco_numbers(scenes: CocoScenes, results: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """COCO's 12 numbers and per-class AP of results, and the box AP with all classes taken as one.
+def coco_evaluators(
+    scenes: CocoScenes, results: Mapping[str, list[dict[str, Any]]]
+) -> dict[str, COCOeval_faster]:
+    """Kind -> COCO's evaluation of its results, accumulated."""
+    return {kind: _evaluate(ground_truth(scenes, masks=kind == "segm"), results[kind], kind) for kind in results}
+
+
+def coco_numbers(
+    scenes: CocoScenes,
+    results: Mapping[str, list[dict[str, Any]]],
+    evaluators: Mapping[str, COCOeval_faster] | None = None,
+) -> dict[str, Any]:
+    """COCO's 12 numbers, AP by class and by overlap of results, and the box AP with all classes taken as one.
+
+    Args:
+        evaluators: ``coco_evaluators`` of the same results, where they are there already.
 
     Returns:
-        ``{"bbox": {"AP": ..., ..., "per_class": {name: AP}}, "segm": ..., "class_agnostic_AP": ...}``; values
-        from 0 to 1, None where the data set has nothing to measure (no large objects, say).
+        ``{"bbox": {"AP": ..., ..., "per_class": {name: AP}, "by_iou": {"0.50": AP, ...}}, "segm": ...,
+        "class_agnostic_AP": ...}``; values from 0 to 1, None where the data set has nothing to measure (no large
+        objects, say).
     """
     numbers: dict[str, Any] = {}
-    for kind in results:
-        truth = ground_truth(scenes, masks=kind == "segm")
-        evaluator = _evaluate(truth, results[kind], kind)
+    for kind, evaluator in (evaluators or coco_evaluators(scenes, results)).items():
         stats = evaluator.stats_as_dict
         numbers[kind] = {ours: _measured(stats[theirs]) for theirs, ours in NUMBERS.items()}
         # precision: (IoU thresholds, recalls, classes, areas, detections); all areas, 100 detections
         precision = np.asarray(evaluator.eval["precision"])[:, :, :, 0, -1]
         per_class = {i: precision[:, :, k] for k, i in enumerate(evaluator.params.catIds)}
         numbers[kind]["per_class"] = {
-            scenes.categories[i]: _measured(values[values > -1].mean() if (values > -1).any() else -1)
-            for i, values in per_class.items()
+            scenes.categories[i]: _mean_measured(values) for i, values in per_class.items()
+        }
+        numbers[kind]["by_iou"] = {
+            f"{overlap:.2f}": _mean_measured(values)
+            for overlap, values in zip(evaluator.params.iouThrs, precision, strict=True)
         }
     numbers["class_agnostic_AP"] = _class_agnostic(scenes, results["bbox"])
     return numbers
@@ -159,6 +175,11 @@ def _append(
             results["segm"].append(
                 {**head, "segmentation": {"size": list(encoded["size"]), "counts": encoded["counts"]}}
             )
+
+
+def _mean_measured(precision: np.ndarray) -> float | None:
+    """Mean of what could be measured."""
+    return _measured(precision[precision > -1].mean() if (precision > -1).any() else -1)
 
 
 def _measured(value: float) -> float | None:

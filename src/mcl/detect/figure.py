@@ -66,8 +66,8 @@ def detections_figure(
         best = _best(found.get(scene.id, []))
         guesses = [_detected(result, masks.get((scene.id, k)), scenes, colours) for k, result in best]
         image = read_scene(scene, max_pixels)
-        pairs.append((_tile(image, truth, "annotated"), _tile(image, guesses, _caption(best))))
-    return _grid(pairs)
+        pairs.append((tile(image, truth, "annotated"), tile(image, guesses, _caption(best))))
+    return grid(pairs)
 
 
 def save_detections(
@@ -107,11 +107,22 @@ def _detected(result: dict, segm: dict | None, scenes: CocoScenes, colours: dict
     return Mark((x, y, x + w, y + h), text, colours[result["category_id"]], mask)
 
 
-def _tile(image: Image.Image, marks: Sequence[Mark], caption: str) -> Image.Image:
+def tile(image: Image.Image, marks: Sequence[Mark], caption: str) -> Image.Image:
     """One picture, enlarged or shrunk to TILE pixels, with marks and a caption above."""
     scale = TILE / max(image.size)
+    picture = draw_marks(image, marks, scale)
+    tile = Image.new("RGB", (TILE, CAPTION + TILE), "white")
+    tile.paste(picture, ((TILE - picture.width) // 2, CAPTION + (TILE - picture.height) // 2))
+    ImageDraw.Draw(tile).text((4, 3), caption, fill="#333333", font=ImageFont.load_default(14))
+    return tile
+
+
+def draw_marks(image: Image.Image, marks: Sequence[Mark], scale: float = 1.0) -> Image.Image:
+    """A copy of an image with masks, boxes and their texts, ``scale`` times as large."""
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    picture = image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    picture = image.copy()
+    if size != image.size:
+        picture = image.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
     for mark in marks:
         if mark.mask is not None:
             cover = Image.fromarray(mark.mask.astype(np.uint8) * 110).resize(size, Image.Resampling.BILINEAR)
@@ -122,10 +133,7 @@ def _tile(image: Image.Image, marks: Sequence[Mark], caption: str) -> Image.Imag
     taken: list[tuple] = []
     for mark in sorted(marks, key=lambda mark: mark.box[1]):
         _label(draw, mark, scale, size, taken)
-    tile = Image.new("RGB", (TILE, CAPTION + TILE), "white")
-    tile.paste(picture, ((TILE - size[0]) // 2, CAPTION + (TILE - size[1]) // 2))
-    ImageDraw.Draw(tile).text((4, 3), caption, fill="#333333", font=ImageFont.load_default(14))
-    return tile
+    return picture
 
 
 def _label(
@@ -151,7 +159,8 @@ def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _grid(pairs: list[tuple[Image.Image, Image.Image]], columns: int = 2) -> Image.Image:
+def grid(pairs: list[tuple[Image.Image, Image.Image]], columns: int = 2) -> Image.Image:
+    """A page of pairs of tiles."""
     rows = math.ceil(len(pairs) / columns)
     columns = min(columns, len(pairs))
     width, height = 2 * TILE + 3 * GAP, TILE + CAPTION + GAP

@@ -15,7 +15,7 @@ from mcl.config.optim import LoopSettings
 from mcl.data.labels.coco_json import CocoScenes, read_coco
 from mcl.data.labels.scenes import CocoDetection, require_few_pixels
 from mcl.detect.base import Detector, DetectorPlan
-from mcl.detect.evaluate import coco_numbers, predict
+from mcl.detect.evaluate import coco_evaluators, coco_numbers, predict
 from mcl.detect.figure import save_detections
 from mcl.detect.saved import load_detector
 from mcl.engine.logging import Display, console
@@ -23,6 +23,7 @@ from mcl.engine.machine.device import device_type, prepare_device
 from mcl.engine.processes.job import joined
 from mcl.engine.run_folder import CONFIG, RunFolder, open_run_folder
 from mcl.errors import UserError
+from mcl.run.analysis import errors_table, write_analysis
 from mcl.run.guard import guarded
 
 
@@ -30,8 +31,8 @@ from mcl.run.guard import guarded
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """Measure a fine-tuned detector on a COCO JSON.
 
-    Writes ``predictions.bbox.json`` (and ``.segm.json``), ``eval.json``, ``detections.png`` and
-    ``summary.json`` to ``settings.out``.
+    Writes ``predictions.bbox.json`` (and ``.segm.json``), ``eval.json``, ``detections.png``, what ``write_analysis``
+    writes, and ``summary.json`` to ``settings.out``.
 
     Started by torchrun or srun, the processes share the images (docs/scale.md).
 
@@ -88,13 +89,15 @@ def measure(
         return None
     if not scenes.has_masks:
         results.pop("segm", None)
-    numbers = coco_numbers(scenes, results)
+    evaluators = coco_evaluators(scenes, results)
+    numbers = coco_numbers(scenes, results, evaluators)
     numbers |= {"images": len(scenes.scenes), "seconds": round(time.perf_counter() - started, 1)}
     for kind, found in results.items():
         _write_results(folder.path / f"predictions.{kind}.json", found)
     folder.write_json("eval.json", numbers)
     save_detections(folder.path / "detections.png", scenes, results, max_pixels)
-    console.print(numbers_table(numbers))
+    errors = write_analysis(folder, scenes, results, evaluators, max_pixels)
+    console.print(numbers_table(numbers), errors_table(errors))
     return numbers
 
 
@@ -133,7 +136,7 @@ def numbers_table(numbers: dict[str, Any]) -> Table:
     table.add_column("")
     for kind in kinds:
         table.add_column({"bbox": "boxes", "segm": "masks"}[kind], justify="right")
-    for name in (key for key in numbers["bbox"] if key != "per_class"):
+    for name in (key for key, value in numbers["bbox"].items() if not isinstance(value, dict)):
         table.add_row(name, *(percent(numbers[kind][name]) for kind in kinds))
     table.add_row(
         "AP, classes as one",
@@ -141,6 +144,9 @@ def numbers_table(numbers: dict[str, Any]) -> Table:
         *[""] * (len(kinds) - 1),
         end_section=True,
     )
+    for overlap in numbers["bbox"]["by_iou"]:
+        last = overlap == [*numbers["bbox"]["by_iou"]][-1]
+        table.add_row(f"AP, IoU {overlap}", *(percent(numbers[kind]["by_iou"][overlap]) for kind in kinds), end_section=last)
     classes = numbers["bbox"]["per_class"]
     for name in sorted(classes, key=lambda name: -(classes[name] or 0))[:20]:
         table.add_row(f"AP {name}", *(percent(numbers[kind]["per_class"][name]) for kind in kinds))
