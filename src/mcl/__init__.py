@@ -17,15 +17,18 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 __all__ = [
     "bench_data", "bench_loop", "bench_scale", "bench_step", "compare",
-    "data_compose", "data_demo", "data_trees", "demo", "doctor", "evaluate", "export", "finetune", "load_trunk",
-    "methods", "models", "pretrain",
+    "data_compose", "data_demo", "data_trees", "demo", "doctor", "evaluate", "export", "finetune", "load_detector", "load_trunk",
+    "methods", "models", "predict", "pretrain",
 ]  # fmt: skip
+
+# Functions that are no command: name -> module.
+LOADERS = {"load_detector": "mcl.detect.loaded", "load_trunk": "mcl.nn.trunk"}
 
 
 def __getattr__(name: str) -> Any:
     # Imported when asked for: ``import mcl`` must not take torch's seconds.
-    if name == "load_trunk":
-        return importlib.import_module("mcl.nn.trunk").load_trunk
+    if name in LOADERS:
+        return getattr(importlib.import_module(LOADERS[name]), name)
     from mcl.run.commands import COMMANDS
 
     entry = COMMANDS.get(name.replace("_", " "))

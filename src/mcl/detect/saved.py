@@ -33,11 +33,14 @@ def save_detector(path: Path, detector: Detector, plan: DetectorPlan, metadata: 
     save_tensors(path, detector.state_dict(), {key: json.dumps(value) for key, value in described.items()})
 
 
-def load_detector(path: Path, score_threshold: float | None = None) -> tuple[Detector, DetectorPlan]:
+def load_detector(
+    path: Path, score_threshold: float | None = None, setting: str = "--detector"
+) -> tuple[Detector, DetectorPlan]:
     """The detector of a fine-tuning run folder or ``detector.safetensors``, in eval mode.
 
     Args:
         score_threshold: drop detections that score less; None: as it was trained.
+        setting: that named the path, for errors.
 
     Raises:
         UserError: missing, not a detector of ours, of a newer format, or damaged.
@@ -45,9 +48,9 @@ def load_detector(path: Path, score_threshold: float | None = None) -> tuple[Det
     file = path / FILE_NAME if what_is_there(path) == "folder" else path
     if not what_is_there(file):
         raise UserError(
-            f"--detector {path}: no {FILE_NAME} there; give the run folder of a finished mcl finetune"
+            f"{setting} {path}: no {FILE_NAME} there; give the run folder of a finished mcl finetune"
         )
-    where, (metadata, state) = f"--detector {file}", read_stored(file)
+    where, (metadata, state) = f"{setting} {file}", read_stored(file)
     if "plan" not in metadata:
         raise UserError(f"{where}: not a detector of mcl (its metadata has no 'plan')")
     require_version(metadata, FORMAT_VERSION, where)

@@ -7,6 +7,7 @@ COMMANDS: dict[str, tuple[str, str, str, str, str]] = {
     "pretrain": ("mcl.config.pretrain", "PretrainSettings", "mcl.run.pretrain", "pretrain", "unlabeled images -> pre-trained trunk"),
     "finetune": ("mcl.config.finetune", "FinetuneSettings", "mcl.run.finetune", "finetune", "trunk + boxes -> detector and its AP"),
     "evaluate": ("mcl.config.finetune", "EvaluateSettings", "mcl.run.evaluate", "evaluate", "AP of a fine-tuned detector"),
+    "predict": ("mcl.config.predict", "PredictSettings", "mcl.run.predict", "predict", "what a detector finds on images or in a video"),
     "compare": ("mcl.config.compare", "CompareSettings", "mcl.run.compare", "compare", "many trainings from one study, with intervals"),
     "export": ("mcl.config.export", "ExportSettings", "mcl.run.export", "export", "trunk -> weights for other libraries"),
     "methods": ("mcl.config.methods", "MethodsSettings", "mcl.run.methods", "methods", "pre-training methods and what they cost"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mcl.errors import UserError
+from mcl.interop.onnx.session import DESCRIBED, describe
 from mcl.interop.writing.detections import UNIT, compare_detectors
 from mcl.interop.writing.exported import Exported
 from mcl.interop.writing.source import DetectorSource
@@ -40,13 +41,15 @@ def write(source: DetectorSource, path: Path) -> Exported:
     """Write the detector by torchvision's exporter, and compare it with onnxruntime on three images.
 
     The network takes ``image`` (3, H, W), RGB in 0..1, of any height and width, and resizes it itself; it gives
-    ``boxes`` (n, 4) in pixels of that image, ``labels``, ``scores`` and, with a mask head, ``masks`` (n, 1, H, W).
+    ``boxes`` (n, 4) in pixels of that image, ``labels``, ``scores`` and, with a mask head, ``masks`` (n, 1, H, W). Its
+    metadata tells class names and image size (``describe``), so that ``mcl predict`` needs nothing else.
 
     Raises:
         UserError: see ``fit``.
         RunFailed: onnxruntime's detections differ.
     """
     report, detector, size = fit(source).report, source.detector, source.plan.image_size
+    import onnx
     import onnxruntime
 
     example = [torch.rand(3, size, size, generator=torch.Generator().manual_seed(0))]
@@ -58,6 +61,9 @@ def write(source: DetectorSource, path: Path) -> Exported:
             detector, (example,), str(path), dynamo=False, opset_version=OPSET, input_names=["image"], output_names=names,
             dynamic_axes={"image": {1: "height", 2: "width"}, **{name: {0: "detections"} for name in names}},
         )  # fmt: skip
+    written = onnx.load(path)
+    written.metadata_props.add(key=DESCRIBED, value=describe(source.plan))
+    onnx.save(written, path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> dict[str, Tensor]:
