@@ -72,6 +72,13 @@ class ModelSettings(Section):
     )
     pyramid_channels: int = Field(256, ge=8, description="Channels of P2..P5 and of the head's convolutions.")
     head_convs: int = Field(4, ge=1, le=16, description="3x3 convolutions of the shared head.")
+    finer: int = Field(
+        0,
+        ge=0,
+        le=3,
+        description="Read everything this many levels finer, in windows of twice (four times ...) as many cells: for "
+        "detectors whose windows are larger than image_size / 32. 1: full-size images from P4.",
+    )
     hidden: int = Field(2048, ge=8, description="Width inside projector and predictors.")
     embedding: int = Field(256, ge=8, description="Width of the embedding.")
 

@@ -59,7 +59,9 @@ def build_method(
     """
     model, loop = settings.model, settings.loop
     kind = method_of(settings.method.name)
-    spec = TrunkSpec(model.backbone, model.pyramid_channels, model.head_convs, settings.image_size)
+    spec = TrunkSpec(
+        model.backbone, model.pyramid_channels, model.head_convs, settings.image_size, finer=model.finer
+    )
     with seeded(STREAM_WEIGHTS, settings.seed):
         trunk = Trunk(spec, pretrained)
         fill(trunk)

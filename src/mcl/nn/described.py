@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from mcl.errors import UserError, did_you_mean
 from mcl.nn.load_report import match
-from mcl.nn.parts import BODY, FPN, HEAD, least_parts, pieces_in
+from mcl.nn.parts import BODY, FPN, HEAD, LEVELS, least_parts, pieces_in
 from mcl.nn.stored import short
 
 SPEC = ("backbone", "pyramid_channels", "head_convs", "image_size")
+OPTIONAL = ("mean", "std", "finer")
 #: range of a number of the spec that no tensor of the file tells
 RANGES = {"pyramid_channels": (1, 2048), "head_convs": (0, 16), "image_size": (32, 4096)}
 #: of a detector's tensors, those that a trunk has
@@ -40,7 +41,7 @@ def checked_spec(stored: Any, state: Mapping[str, Tensor], where: str) -> dict[s
     for name in SPEC:
         if name not in stored:
             raise UserError(f"{where}: its spec has no {name}")
-    if unknown := set(stored) - {*SPEC, "mean", "std"}:
+    if unknown := set(stored) - {*SPEC, *OPTIONAL}:
         raise UserError(f"{where}: its spec has {short(min(unknown))}, which this mcl does not know")
     for name, (low, high) in RANGES.items():
         told, value = _told_by_tensors(name, state), stored[name]
@@ -48,6 +49,8 @@ def checked_spec(stored: Any, state: Mapping[str, Tensor], where: str) -> dict[s
             raise UserError(f"{where}: its spec says {name} {short(value)}; a whole number in {low}..{high} is needed")
         if told is not None and told != value:
             raise UserError(f"{where}: its spec says {name} {short(value)}, its tensors say {told}")
+    if type(finer := stored.get("finer", 0)) is not int or not 0 <= finer < len(LEVELS):
+        raise UserError(f"{where}: its spec says finer {short(finer)}; a whole number in 0..{len(LEVELS) - 1} is needed")
     pixels = {name: _three(name, stored[name], where) for name in ("mean", "std") if name in stored}
     _require_backbone(stored, state, where)
     return {**stored, **pixels}

@@ -1,7 +1,7 @@
 """Parts of a trunk and their pieces: how they are called, and which tensors they are.
 
-A piece is the least that is trained or not: the backbone, one level of the pyramid (its lateral and its output
-convolution), the head's convolutions. Users ask for parts, which are pieces in the order of the trunk.
+A piece is the least that is trained or not: the backbone, one level of the pyramid (its output convolution, its lateral
+and those above, which its map is made from), the head's convolutions. Users ask for parts, which are pieces in the order of the trunk.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def _prefixes(piece: str, head_convs: int | None) -> tuple[str, ...]:
     if piece == "head":
         return (HEAD,) if head_convs is None else tuple(f"{HEAD}{i}." for i in range(head_convs))
     level = LEVELS.index(piece)
-    return f"{FPN}inner_blocks.{level}.", f"{FPN}layer_blocks.{level}."
+    laterals = (f"{FPN}inner_blocks.{above}." for above in range(level, len(LEVELS)))
+    return *laterals, f"{FPN}layer_blocks.{level}."
 
 
 def pieces_in(names: Iterable[str]) -> tuple[str, ...]:

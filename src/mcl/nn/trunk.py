@@ -42,6 +42,7 @@ class TrunkSpec:
         head_convs: number of 3x3 convolutions of the head.
         image_size: side in pixels of the images it was pre-trained on.
         mean, std: of RGB values in 0..1.
+        finer: levels below P5 from which full-size images are read.
     """
 
     backbone: str = "resnet50"
@@ -50,11 +51,16 @@ class TrunkSpec:
     image_size: int = 224
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    finer: int = 0
 
     @property
     def window(self) -> int:
-        """Side in cells of the windows the head was pre-trained on (7 at 224 px)."""
-        return self.image_size // STRIDES[-1]
+        """Side in cells of the windows the head was pre-trained on (7 at 224 px; twice that a level finer)."""
+        return self.image_size // STRIDES[-1] << self.finer
+
+    def level_of(self, scale: int) -> int:
+        """Level (0 is P2) on which an image shrunk by ``scale`` covers exactly one window: 1 -> P5 ... 8 -> P2."""
+        return len(LEVELS) - scale.bit_length() - self.finer
 
 
 class PyramidBackbone(nn.Module):

@@ -38,11 +38,6 @@ class Layout:
         start = sum(self.counts[:position])
         return slice(start, start + self.counts[position])
 
-    @staticmethod
-    def level_of(scale: int) -> int:
-        """Pyramid level (0 is P2) on which a tile of this scale covers exactly one window: 1 -> P5 ... 8 -> P2."""
-        return len(LEVELS) - scale.bit_length()
-
 
 @dataclass(frozen=True)
 class Read:
@@ -102,20 +97,27 @@ class Encoder(nn.Module):
             scale -> (canvases of the scale, C, h, w), from P2 to P5 as the authors do: the order decides what the
             shared head's running statistics become.
         """
-        features = features_of(self.trunk.backbone.body, canvases)
-        merged, maps, offset = None, {}, 0
+        features, last = features_of(self.trunk.backbone.body, canvases), layout.slice_of(max(scales)).stop
+        merged, maps, offset = self._above(features, last), {}, 0
         for scale in layout.scales:
             if scale > max(scales):
                 break
-            level, own = layout.level_of(scale), layout.slice_of(scale)
+            level, own = self.trunk.spec.level_of(scale), layout.slice_of(scale)
             # From here on: this scale's canvases and those of smaller tiles that are wanted.
-            last = layout.slice_of(max(scales)).stop
             side = lateral(self.trunk.backbone.fpn, level, features[level][own.start : last])
             merged = side if merged is None else add_top_down(side, merged[own.start - offset :])
             offset = own.start
             if scale in scales:
                 maps[scale] = output(self.trunk.backbone.fpn, level, merged[: own.stop - own.start])
         return dict(reversed(maps.items()))
+
+    def _above(self, features: Sequence[Tensor], last: int | None = None) -> Tensor | None:
+        """The top-down path above the level of full-size images, over the first ``last`` canvases; None: that is P5."""
+        merged = None
+        for level in range(len(LEVELS) - 1, self.trunk.spec.level_of(1), -1):
+            side = lateral(self.trunk.backbone.fpn, level, features[level][:last])
+            merged = side if merged is None else add_top_down(side, merged)
+        return merged
 
     def maps_stacked(self, tiles: Mapping[int, Tensor], scales: Sequence[int]) -> dict[int, Tensor]:
         """Maps of tiles that are images of their own: a pass of the backbone for each scale.
@@ -131,7 +133,7 @@ class Encoder(nn.Module):
         """
         pyramid, maps = self.trunk.backbone.fpn, {}
         for scale in sorted(scales, reverse=True):
-            features, own = features_of(self.trunk.backbone.body, tiles[scale]), Layout.level_of(scale)
+            features, own = features_of(self.trunk.backbone.body, tiles[scale]), self.trunk.spec.level_of(scale)
             merged = lateral(pyramid, len(LEVELS) - 1, features[-1])
             for level in range(len(LEVELS) - 2, own - 1, -1):
                 merged = add_top_down(lateral(pyramid, level, features[level]), merged)
@@ -139,13 +141,14 @@ class Encoder(nn.Module):
         return maps
 
     def map_of_top(self, canvases: Tensor) -> Tensor:
-        """P5 of every canvas: (B, 3, S, S) -> (B, C, w, w). No top-down path is needed."""
-        level = len(LEVELS) - 1
-        top = features_of(self.trunk.backbone.body, canvases)[level]
-        return output(self.trunk.backbone.fpn, level, lateral(self.trunk.backbone.fpn, level, top))
+        """Every canvas on the level of full-size images: (B, 3, S, S) -> (B, C, w, w). That is P5 unless ``finer``."""
+        level, pyramid = self.trunk.spec.level_of(1), self.trunk.backbone.fpn
+        features = features_of(self.trunk.backbone.body, canvases)
+        above, side = self._above(features), lateral(pyramid, level, features[level])
+        return output(pyramid, level, side if above is None else add_top_down(side, above))
 
     def encode_top(self, canvases: Tensor) -> Tensor:
-        """P5 embeddings of every canvas, taken whole: (B, 3, S, S) -> (B, E)."""
+        """Embeddings of every canvas, taken whole: (B, 3, S, S) -> (B, E)."""
         return self.read({1: self.map_of_top(canvases)}).embeddings[1]
 
     def encode_exhaustive(self, canvases: Tensor, layout: Layout) -> dict[int, Tensor]:
@@ -157,7 +160,7 @@ class Encoder(nn.Module):
         levels = self.trunk.backbone(canvases)
         # From P2 to P5, as above.
         return {
-            scale: self.read({scale: levels[LEVELS[layout.level_of(scale)]]}).embeddings[scale]
+            scale: self.read({scale: levels[LEVELS[self.trunk.spec.level_of(scale)]]}).embeddings[scale]
             for scale in reversed(layout.scales)
         }
 

@@ -18,7 +18,7 @@ from mcl.methods.base import mean_numbers, split_batch
 from mcl.methods.class_folders import class_field
 from mcl.methods.mcl.canvases import MclCanvases
 from mcl.methods.mcl.dense import dense_loss
-from mcl.methods.mcl.encoder import Layout, Read
+from mcl.methods.mcl.encoder import Read
 from mcl.methods.mcl.loss import total_loss
 from mcl.methods.mcl.micro_batches import MicroBatch, Targets, everyones, relabelled
 from mcl.methods.mcl.montage import uneven_tiles
@@ -155,7 +155,7 @@ class Mcl(MclCanvases):
                 extra += [self.dense(own, view, read, dense_targets[other_view(view)]) for view, read in reads.items()]
         levels = self.compare(own, predictions, targets, classes)
         loss = total_loss(list(levels.values())) + sum(term for term, _ in extra)
-        return loss, {**level_numbers(levels, self.scales), **(mean_numbers([row for _, row in extra]) if extra else {})}
+        return loss, {**level_numbers(levels, self.level_names), **(mean_numbers([row for _, row in extra]) if extra else {})}
 
     def localised(self, own: MicroBatch, view: int, read: Read) -> tuple[Tensor, dict[str, Tensor]]:
         """(weighted loss of finding one view's tiles, half of that of both; numbers to log)."""
@@ -170,7 +170,7 @@ class Mcl(MclCanvases):
             images = own.shuffles[view].labels[scale].to(targets.device)
             rows[scale] = dense_loss(found, targets[images], own.crops[view][scale][images], target_crops[images])
         loss = sum(self.weights[scale] * term for scale, (term, _) in rows.items())
-        numbers = {f"dense/p{Layout.level_of(scale) + 2}": term.detach() for scale, (term, _) in rows.items()}
+        numbers = {f"dense/{self.level_names[scale]}": term.detach() for scale, (term, _) in rows.items()}
         numbers["dense/shared"] = torch.stack([share for _, share in rows.values()]).mean()
         return self.settings.dense_weight * loss, numbers
 

@@ -38,6 +38,11 @@ class MclNetworks(Method):
         super().__init__(trunk, model, settings, seed, precision, channels_last)
         self.scales = tuple(settings.scales)
         self.weights = dict(zip(self.scales, settings.level_weights or level_weights(len(self.scales)), strict=True))
+        if trunk.spec.level_of(self.scales[-1]) < 0:
+            raise UserError(
+                f"--model.finer {trunk.spec.finer}: tiles of scale {self.scales[-1]} would be read below P2; use "
+                f"--method.scales '{list(self.scales[: len(LEVELS) - trunk.spec.finer])}', or a smaller --model.finer"
+            )
         if settings.layout == "batch":
             require_small_images(trunk, self.scales)
         encoder = Encoder(trunk, model.hidden, model.embedding, last_norm=settings.loss != "vicreg", dense=settings.dense_weight > 0)
@@ -69,8 +74,12 @@ class MclNetworks(Method):
 
     @property
     def trained_parts(self) -> tuple[str, ...]:
-        levels = (LEVELS[Layout.level_of(scale)] for scale in reversed(self.scales))
-        return ("backbone", *levels, "head")
+        return ("backbone", *reversed(self.level_names.values()), "head")
+
+    @property
+    def level_names(self) -> dict[int, str]:
+        """scale -> the level that its tiles are read from, as logs call it."""
+        return {scale: LEVELS[self.trunk.spec.level_of(scale)] for scale in self.scales}
 
     @property
     def target_scales(self) -> tuple[int, ...]:
@@ -200,7 +209,7 @@ def require_small_images(trunk: Trunk, scales: Sequence[int]) -> None:
     try:
         for scale in scales:
             pixels = next(body.parameters()).new_zeros(1, 3, size // scale, size // scale)
-            side = features_of(body, pixels)[Layout.level_of(scale)].shape[-1]
+            side = features_of(body, pixels)[trunk.spec.level_of(scale)].shape[-1]
             if side != trunk.spec.window:
                 raise ValueError(f"{side} cells a side where a window has {trunk.spec.window}")
     except (ValueError, RuntimeError, AssertionError) as error:
