@@ -33,7 +33,7 @@ def simsiam_losses(method: MclCanvases, pieces: Mapping[int, Any], step: int) ->
         with method.autocast():
             predictions = {view: method.predict(of_view) for view, of_view in embeddings.items()}
         levels = method.compare(own, predictions, targets)
-        yield total_loss(list(levels.values())) / len(pieces), {**health, **level_numbers(levels, method.scales)}
+        yield total_loss(list(levels.values())) / len(pieces), {**health, **level_numbers(levels, method.level_names)}
 
 
 def vicreg_losses(method: MclCanvases, pieces: Mapping[int, Any], step: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
@@ -51,7 +51,7 @@ def vicreg_losses(method: MclCanvases, pieces: Mapping[int, Any], step: int) -> 
         value = total_loss(list(levels.values()))
         # The mean over processes, and the sum over micro-batches, are the batch's value and the batch's gradient.
         loss = process_count() * (value - value.detach()) + value.detach() / len(pieces)
-        yield loss, {**health, **level_numbers(levels, method.scales)}
+        yield loss, {**health, **level_numbers(levels, method.level_names)}
 
 
 def vicreg_levels(
