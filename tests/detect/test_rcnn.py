@@ -77,6 +77,8 @@ def test_sizes_follow_the_image(image_size, anchor, sizes, scale, window):
     assert [level[0] for level in plan["anchors"]] == [anchor * 2**i for i in range(5)]
     assert {len(level) for level in plan["anchors"]} == {sizes}
     assert [mask_window(cells) for cells in (2, 4, 7, 25)] == [8, 8, 14, 14]
+    finer = size_plan(TrunkSpec(image_size=image_size, finer=1), FasterRcnnSettings(), image_size)
+    assert (finer["roi_scale"], finer["roi_size"]) == (2 * scale, 2 * window)
 
 
 def test_a_box_as_wide_as_the_image_reads_p5(detector):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torchvision
@@ -34,10 +36,14 @@ def test_names_are_torchvisions():
     assert {name for name in theirs if name.startswith(wanted)} == set(ours)
 
 
-@pytest.mark.parametrize("scales", [(1,), (1, 2), (1, 2, 4), (1, 2, 4, 8)])
-def test_matched_encoding_equals_exhaustive_with_norms_in_eval_mode(scales):
+@pytest.mark.parametrize(
+    ("scales", "finer"), [((1,), 0), ((1, 2), 0), ((1, 2, 4), 0), ((1, 2, 4, 8), 0), ((1, 2, 4), 1), ((1,), 2)]
+)
+def test_matched_encoding_equals_exhaustive_with_norms_in_eval_mode(scales, finer):
     torch.manual_seed(0)
-    encoder = Encoder(Trunk(SMALL), 32, 16).double().eval()
+    spec = replace(SMALL, finer=finer)
+    encoder = Encoder(Trunk(spec), 32, 16).double().eval()
+    assert spec.window == 2 * 2**finer and spec.level_of(1) == 3 - finer
     layout = Layout(scales, (3, 2, 2, 1)[: len(scales)])
     canvases = torch.randn(sum(layout.counts), 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():

@@ -7,12 +7,14 @@ import torch
 
 from levels import levels_of, random_batch
 from mcl.config.pretrain import ModelSettings
+from mcl.errors import UserError
 from mcl.methods.mcl.loss import total_loss
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.micro_batches import MicroBatch
 from mcl.methods.mcl.montage import assemble
 from mcl.methods.mcl.settings import MclSettings
 from mcl.methods.mcl.tiles import tiles_of
+from mcl.nn.parts import prefixes_of
 from mcl.nn.trunk import Trunk, TrunkSpec
 
 
@@ -45,6 +47,28 @@ def test_scales_leave_out_the_levels_they_do_not_reach():
     loss.backward()
     assert {name for name in numbers if name.startswith("loss/")} == {"loss/p5", "loss/p4"}
     assert method.trunk.backbone.fpn.layer_blocks[0][0].weight.grad is None
+
+
+@pytest.mark.parametrize("target_canvases", ["all", "full"])
+def test_a_finer_start_trains_the_levels_below_and_the_laterals_above(target_canvases):
+    torch.manual_seed(0)
+    trunk = Trunk(TrunkSpec("test_resnet", 16, 2, image_size=64, finer=2))
+    settings = MclSettings(scales=[1, 2], target_canvases=target_canvases)
+    method = Mcl(trunk, ModelSettings(hidden=32, embedding=16), settings, seed=0).train()
+    loss, numbers = method.loss(batch(8), step=0)
+    loss.backward()
+    assert {name for name in numbers if name.startswith("loss/")} == {"loss/p3", "loss/p2"}
+    assert method.trained_parts == ("backbone", "p2", "p3", "head") and "p4, p5" in method.notes(8)[-1]
+    moved = {name for name, weight in method.trunk.named_parameters() if weight.grad is not None}
+    taken = prefixes_of(method.trained_parts)
+    assert moved == {name for name, _ in method.trunk.named_parameters() if name.startswith(taken)}
+    assert any(name.startswith("backbone.fpn.inner_blocks.3") for name in moved)
+
+
+def test_tiles_below_p2_are_refused():
+    trunk = Trunk(TrunkSpec("test_resnet", 16, 2, image_size=64, finer=1))
+    with pytest.raises(UserError, match=r"below P2; use --method.scales '\[1, 2, 4\]'"):
+        Mcl(trunk, ModelSettings(hidden=32, embedding=16), MclSettings(), seed=0)
 
 
 def test_targets_of_all_canvases_equal_the_authors_and_full_ones_only_in_eval_mode():

@@ -78,7 +78,8 @@ def size_plan(spec: TrunkSpec, settings: FasterRcnnSettings, image_size: int) ->
     - anchors: sides ``S / 8`` at P2 (32 on COCO's 800 px, 8 at 64 px), doubled per level. In small images an
       object covers few cells, and one size a level leaves many objects without a good anchor: below 512 px
       there are three a level, ``2 ** (0, 1/3, 2/3)`` apart.
-    - roi_scale: a box of ``S / 2`` reads P4, so one as wide as the image reads P5, as in pre-training.
+    - roi_scale: a box of ``S / 2`` reads P4, so one as wide as the image reads P5, as in pre-training; twice that for
+      every level finer that the trunk was read from.
     - roi_size: the window the head was pre-trained on, whose borders its convolutions know.
     """
     base = settings.anchor_base or min(32.0, max(4.0, image_size / 8))
@@ -87,7 +88,7 @@ def size_plan(spec: TrunkSpec, settings: FasterRcnnSettings, image_size: int) ->
         "anchors": tuple(
             tuple(base * 2 ** (level + i / sizes) for i in range(sizes)) for level in range(len(LEVELS) + 1)
         ),
-        "roi_scale": settings.roi_scale or min(224.0, image_size / 2),
+        "roi_scale": settings.roi_scale or min(224.0, image_size / 2) * 2**spec.finer,
         "roi_size": settings.roi_size or max(1, spec.window),
     }
 

@@ -192,8 +192,8 @@ class Mcl(MclCanvases):
             lines = [f"images a view, each tile one: {', '.join(tiles)}"]
         if uneven := uneven_tiles(montages):
             lines.append(f"{images} images do not fill whole montages, so they are tiles unequally often ({uneven})")
-        if untrained := LEVELS[: len(LEVELS) - len(self.scales)]:
-            lines.append(f"without smaller scales, the pyramid's {', '.join(untrained)} are not trained")
+        if untrained := [level for level in LEVELS if level not in self.level_names.values()]:
+            lines.append(f"no scale is read from the pyramid's {', '.join(untrained)}: not trained")
         return lines
 
     @classmethod
