@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -46,6 +46,12 @@ class Command(BaseSettings):
 
     #: sections whose settings depend on a name that is given, such as ``method.name``
     choices: ClassVar[tuple[Choice, ...]] = ()
+
+    @model_validator(mode="after")
+    def _continue_or_replace(self) -> Command:
+        if getattr(self, "resume", False) and getattr(self, "overwrite", False):
+            raise ValueError("give --resume to continue the run in --out or --overwrite to replace it, not both")
+        return self
 
     @classmethod
     def settings_customise_sources(cls, settings_cls, init_settings, **_):

@@ -15,6 +15,7 @@ from mcl.config.data import (
     DataTreesSettings,
 )
 from mcl.errors import UserError
+from mcl.run.claim import require_inputs_kept
 from mcl.sets.compose import source_sides
 from mcl.sets.cutouts import Sources
 from mcl.sets.demo import demo_sources
@@ -88,6 +89,7 @@ def data_trees(settings: DataTreesSettings) -> dict[str, Any]:
 @contextmanager
 def _output(settings: DataSettings) -> Iterator[Path]:
     """Staging folder that becomes the output if nothing goes wrong."""
+    require_inputs_kept(settings)
     stage = prepare_output(settings.out, settings.overwrite)
     try:
         yield stage

@@ -21,9 +21,10 @@ from mcl.detect.saved import load_detector
 from mcl.engine.logging import Display, console
 from mcl.engine.machine.device import device_type, prepare_device
 from mcl.engine.processes.job import joined
-from mcl.engine.run_folder import CONFIG, RunFolder, open_run_folder
+from mcl.engine.run_folder import CONFIG, RunFolder
 from mcl.errors import UserError
 from mcl.run.analysis import errors_table, write_analysis
+from mcl.run.claim import claim_folder
 from mcl.run.guard import guarded
 
 
@@ -53,7 +54,7 @@ def _evaluate(settings: EvaluateSettings, loop: LoopSettings) -> dict[str, Any]:
     device = prepare_device(loop)
     detector, plan = load_detector(settings.detector, settings.score_threshold)
     notes = scenes.notes + check_classes(scenes, plan.names)
-    folder = open_run_folder(settings.out, overwrite=settings.overwrite)
+    folder = claim_folder(settings, "evaluate")
     folder.write_text(CONFIG, dump(settings))
     for note in notes:
         console.print(note, markup=False)

@@ -17,7 +17,9 @@ from mcl.interop.writing.source import DetectorSource, TrunkSource
 from mcl.interop.writing.staging import staged
 from mcl.nn.described import roi_size_in
 from mcl.nn.parts import PARTS, choose_pieces, parts_of, pieces_in
+from mcl.nn.stored import DETECTOR_FILE, TRUNK_FILE
 from mcl.nn.trunk import read_trunk, trunk_from
+from mcl.run.claim import require_inputs_kept
 
 Source = TrunkSource | DetectorSource
 
@@ -33,6 +35,7 @@ def export(settings: ExportSettings) -> dict[str, Any]:
         UserError: no trunk there, a format that cannot hold this backbone, or an output that exists.
         RunFailed: the check failed or the disk is full; nothing has been written then.
     """
+    _require_source_kept(settings)
     content = "detector" if settings.whole_detector else "trunk"
     source = _detector(settings) if settings.whole_detector else _trunk(settings)
     module = module_of(settings.format, content)
@@ -47,6 +50,13 @@ def export(settings: ExportSettings) -> dict[str, Any]:
         raise UserError(f"--to {settings.to}: {unfit}; for this {content} use {others}") from None
     files = [settings.out, *(settings.out.with_name(name) for name in companions)]
     return _finish(settings, getattr(source, "parts", content), done, files)
+
+
+def _require_source_kept(settings: ExportSettings) -> None:
+    require_inputs_kept(settings)
+    files = [settings.trunk / name for name in (TRUNK_FILE, DETECTOR_FILE)]
+    if settings.out.resolve() in {file.resolve() for file in files}:
+        raise UserError(f"--out {settings.out}: is what the run {settings.trunk} made; choose another name")
 
 
 def module_of(entry: Format, content: str) -> FormatModule:

@@ -33,10 +33,11 @@ from mcl.engine.processes.distributed import (
     rank,
 )
 from mcl.engine.processes.job import joined
-from mcl.engine.run_folder import RunFolder, open_run_folder
+from mcl.engine.run_folder import RunFolder
 from mcl.nn.convolution import use_matrix_gradients
 from mcl.nn.load_report import LoadReport
 from mcl.nn.sync_norm import synchronise_norms
+from mcl.run.claim import claim_folder
 from mcl.run.curve import ApCurve
 from mcl.run.detector_start import plan_detector, start_detector, what_was_loaded
 from mcl.run.evaluate import check_classes, headline, measure, percent
@@ -95,7 +96,7 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
     detector, report = main_first(lambda: start_detector(settings, plan, given))
     if settings.loop.matrix_gradients:
         use_matrix_gradients(detector)
-    folder = open_run_folder(settings.out, settings.resume, settings.overwrite)
+    folder = claim_folder(settings, "finetune")
     settings = precision_of_run(settings, folder)
     start_or_resume(folder, settings, MAY_DIFFER, TITLE, len(train.scenes))
     _announce(notes, plan, detector, report)

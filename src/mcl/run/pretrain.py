@@ -40,7 +40,6 @@ from mcl.engine.processes.distributed import (
 )
 from mcl.engine.processes.gradients import GradientAverage
 from mcl.engine.processes.job import joined
-from mcl.engine.run_folder import open_run_folder
 from mcl.errors import UserError, about, printable
 from mcl.interop.reading.initial import apply_initial_weights
 from mcl.methods.base import Method
@@ -51,6 +50,7 @@ from mcl.methods.turned import StartingWeights
 from mcl.nn.compiled import compile_trunks
 from mcl.nn.sync_norm import synchronise_norms
 from mcl.nn.trunk import FILE_NAME, Trunk, save_trunk
+from mcl.run.claim import claim_folder
 from mcl.run.guard import guarded
 from mcl.run.precision import precision_of_run, settle_precision
 from mcl.run.resume import start_or_resume
@@ -90,7 +90,7 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
     device = prepare_device(settings.loop)
     method, knows_start = main_first(lambda: _build(settings))
     folders = _class_folders(settings, paths)
-    folder = open_run_folder(settings.out, settings.resume, settings.overwrite)
+    folder = claim_folder(settings, "pretrain")
     settings = precision_of_run(settings, folder)
     start_or_resume(folder, settings, MAY_DIFFER, TITLE, len(paths))
     one = settings.model_copy(update={"batch": share})
