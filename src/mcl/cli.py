@@ -19,7 +19,7 @@ from mcl.streams import lead_to_nowhere, open_closed_streams, tell  # noqa: E402
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``mcl``; returns the exit code (2 for a mistake in the input)."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    from mcl.errors import UserError
+    from mcl.errors import UserError, printable
 
     open_closed_streams()
     try:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = from_arguments(command, rest, f"mcl {name}")
         result = getattr(importlib.import_module(module), function)(settings)
         if isinstance(result, dict) and "message" in result:
-            print(result["message"])
+            print("\n".join(map(printable, result["message"].split("\n"))))
         return 0
     except UserError as error:
         _tell(error)

@@ -10,7 +10,7 @@ from detect.conftest import SPEC, write_toy
 from images import picture_folder
 from mcl.cli import main
 from mcl.config.base import dump, from_values
-from mcl.config.data import DataComposeSettings
+from mcl.config.demo import DemoSettings
 from mcl.config.finetune import EvaluateSettings, FinetuneSettings
 from mcl.config.pretrain import PretrainSettings
 from mcl.nn.trunk import Trunk, save_trunk
@@ -22,7 +22,7 @@ SETTINGS = {
     "pretrain": (PretrainSettings, {"data": "d", "out": "o"}),
     "finetune": (FinetuneSettings, {"trunk": "none", "train": "t", **SCENES}),
     "evaluate": (EvaluateSettings, {"detector": "d", **SCENES}),
-    "data compose": (DataComposeSettings, {"cutouts": "c", "backgrounds": "b", "out": "o"}),
+    "demo": (DemoSettings, {"out": "o"}),
 }
 
 

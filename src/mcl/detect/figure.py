@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mcl.data.labels.coco_json import CocoScenes, Scene
 from mcl.data.labels.scenes import object_mask, read_scene
+from mcl.errors import printable
 
 TILE, GAP, CAPTION = 320, 8, 22
 SHOWN_SCORE, FEWEST, MOST = 0.3, 3, 25
@@ -95,7 +96,7 @@ def _caption(best: list[tuple[int, dict]]) -> str:
 
 def _annotated(thing, scene: Scene, scenes: CocoScenes, colours: dict[int, str]) -> Mark:
     mask = object_mask(thing, scene.height, scene.width).astype(bool) if thing.segmentation else None
-    name = scenes.categories[thing.category] + (" (crowd)" if thing.crowd else "")
+    name = printable(scenes.categories[thing.category]) + (" (crowd)" if thing.crowd else "")
     return Mark(thing.box, name, colours[thing.category], mask)
 
 
@@ -103,7 +104,7 @@ def _detected(result: dict, segm: dict | None, scenes: CocoScenes, colours: dict
     x, y, w, h = result["bbox"]
     mask = rle.decode(segm["segmentation"]).astype(bool) if segm else None
     mask = mask.reshape(mask.shape[:2]) if mask is not None else None
-    text = f"{scenes.categories[result['category_id']]} {result['score']:.2f}"
+    text = f"{printable(scenes.categories[result['category_id']])} {result['score']:.2f}"
     return Mark((x, y, x + w, y + h), text, colours[result["category_id"]], mask)
 
 

@@ -10,18 +10,27 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from mcl.engine.run_folder import RunFolder
+from mcl.errors import printable
 from mcl.streams import Unbreakable
 
 
 class _Console(Console):
-    """A console whose full disk (``> log``) or broken pipe (``| tee``) does not end a run: the run folder has it all."""
+    """A console whose full disk (``> log``) or broken pipe (``| tee``) does not end a run: the run folder has it all.
+
+    What it shows, cells of tables too, is text and nothing else: names come from outside, and one like ``fish [adult]``,
+    ``:fish:`` or one with escapes in it is no instruction to the terminal.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Text with all but line ends written as escapes."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
 
     @property
     def file(self) -> IO[str]:
@@ -29,7 +38,7 @@ class _Console(Console):
         return Unbreakable(super().file)
 
 
-console = _Console(highlight=False, soft_wrap=True)
+console = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class Metrics:
@@ -61,7 +70,7 @@ class Metrics:
         self._append()
         try:
             for name, value in values.items() if self._board is not None else ():
-                self._board.add_scalar(name, value, step)
+                self._board.add_scalar(printable(name), value, step)
         except OSError as error:
             self._drop_board(error)
 
@@ -116,7 +125,7 @@ class _TwoLines(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
         if self.numbers:
-            yield Text(self.numbers, style="dim")
+            yield Text(printable(self.numbers), style="dim")
 
 
 class Display:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -12,12 +11,17 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from mcl.config.demo import DemoSettings
+from mcl.config.finetune import EvaluateSettings, FinetuneSettings
+from mcl.config.pretrain import PretrainSettings
 from mcl.engine.processes.distributed import is_main
 from mcl.engine.run_folder import CONFIG, RunFolder, open_run_folder
 from mcl.errors import UserError
-from mcl.run.commands import COMMANDS
 
 WILD = re.compile(r"[*?\[{]")
+RUNS: Mapping[str, type[BaseModel]] = {
+    "pretrain": PretrainSettings, "finetune": FinetuneSettings, "evaluate": EvaluateSettings, "demo": DemoSettings,
+}  # fmt: skip
 ALIKE = 0.5  # share of settings that a config.yaml has in common with a command's, at least
 
 
@@ -35,7 +39,7 @@ def claim_folder(settings: BaseModel, command: str) -> RunFolder:
     resume = getattr(settings, "resume", False)
     if is_main() and not resume and settings.out.is_dir() and any(settings.out.iterdir()):
         require_inputs_kept(settings)
-        _require_own_run(settings.out, command)
+        _require_own_run(settings, command)
     return open_run_folder(settings.out, resume, settings.overwrite)
 
 
@@ -63,26 +67,26 @@ def require_inputs_kept(settings: BaseModel) -> None:
             )
 
 
-def command_of(config: Mapping[str, Any]) -> str | None:
+def command_of(config: Mapping[str, Any], commands: Mapping[str, type[BaseModel]] = RUNS) -> str | None:
     """Name of the command whose settings a config.yaml holds; None if it is of none."""
     best, alike = None, ALIKE
-    for name, (module, settings, *_) in COMMANDS.items():
-        known = set(getattr(importlib.import_module(module), settings).model_fields)
+    for name, settings in commands.items():
+        known = set(settings.model_fields)
         share = len(known & set(config)) / len(known | set(config))
-        if "out" in known and share > alike:
+        if share > alike:
             best, alike = name, share
     return best
 
 
-def _require_own_run(out: Path, command: str) -> None:
-    folder = RunFolder(out)
+def _require_own_run(settings: BaseModel, command: str) -> None:
+    out, folder = settings.out, RunFolder(settings.out)
     if not folder.config or (folder.has_nothing_done and not folder.has_numbers):
         return
     try:
         config = yaml.safe_load(folder.config)
     except yaml.YAMLError:
         config = None
-    owner = command_of(config) if isinstance(config, dict) else None
+    owner = command_of(config, {**RUNS, command: type(settings)}) if isinstance(config, dict) else None
     if owner is None:
         raise UserError(f"--out {out}: not empty and not a run of mcl (its {CONFIG} is not); choose another folder")
     if owner != command:

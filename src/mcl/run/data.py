@@ -14,7 +14,7 @@ from mcl.config.data import (
     DataSettings,
     DataTreesSettings,
 )
-from mcl.errors import UserError
+from mcl.errors import UserError, printable
 from mcl.run.claim import require_inputs_kept
 from mcl.sets.compose import source_sides
 from mcl.sets.cutouts import Sources
@@ -80,7 +80,7 @@ def data_trees(settings: DataTreesSettings) -> dict[str, Any]:
     """
     with _output(settings) as stage, deepforest_data(settings.package) as folder:
         written = write_trees(stage, read_photos(folder), settings)
-    photos = "; ".join(f"{use}: {', '.join(names)}" for use, names in written["photos"].items())
+    photos = "; ".join(f"{use}: {', '.join(map(printable, names))}" for use, names in written["photos"].items())
     return _summary(settings, written["sets"], written["unlabeled"], f"photos: {photos}") | {
         "photos": written["photos"]
     }
@@ -129,7 +129,7 @@ def _summary(settings: DataSettings, sets: dict[str, dict], unlabeled: int, *not
     tune = [f"  (tune on {out / 'val.json'}, never on the test)"] if "val" in sets else []
     message = "\n".join(
         [
-            f"{out}: {unlabeled} unlabeled images; {labelled}; {len(classes)} classes: {', '.join(classes)}",
+            f"{out}: {unlabeled} unlabeled images; {labelled}; {len(classes)} classes: {', '.join(map(printable, classes))}",
             *notes,
             f"Look at {out / 'preview.png'}, then:",
             f"  mcl pretrain --data {out / 'unlabeled'} --out runs/pretrain",

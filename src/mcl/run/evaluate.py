@@ -22,8 +22,8 @@ from mcl.engine.logging import Display, console
 from mcl.engine.machine.device import device_type, prepare_device
 from mcl.engine.processes.job import joined
 from mcl.engine.run_folder import CONFIG, RunFolder
-from mcl.errors import UserError
 from mcl.run.analysis import errors_table, write_analysis
+from mcl.errors import UserError, printable
 from mcl.run.claim import claim_folder
 from mcl.run.guard import guarded
 
@@ -150,7 +150,7 @@ def numbers_table(numbers: dict[str, Any]) -> Table:
         table.add_row(f"AP, IoU {overlap}", *(percent(numbers[kind]["by_iou"][overlap]) for kind in kinds), end_section=last)
     classes = numbers["bbox"]["per_class"]
     for name in sorted(classes, key=lambda name: -(classes[name] or 0))[:20]:
-        table.add_row(f"AP {name}", *(percent(numbers[kind]["per_class"][name]) for kind in kinds))
+        table.add_row(f"AP {printable(name)}", *(percent(numbers[kind]["per_class"][name]) for kind in kinds))
     if len(classes) > 20:
         table.caption = f"the best 20 of {len(classes)} classes; all are in eval.json"
     return table

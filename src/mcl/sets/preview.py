@@ -9,6 +9,8 @@ import numpy as np
 from faster_coco_eval.core import mask as coco_mask
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from mcl.errors import printable
+
 COLUMNS, ROWS = 4, 3
 CELL, GAP, LINE = 240, 6, 22  # pixels
 UNLABELED_COLUMNS, UNLABELED_ROWS = 8, 2
@@ -30,7 +32,7 @@ COLOURS = (
 
 def write_preview(folder: Path, dataset: dict[str, Any]) -> None:
     """Write ``folder/preview.png`` from a COCO data set and ``folder/unlabeled``."""
-    names = {category["id"]: category["name"] for category in dataset["categories"]}
+    names = {category["id"]: printable(category["name"]) for category in dataset["categories"]}
     annotations: dict[int, list] = {image["id"]: [] for image in dataset["images"]}
     for annotation in dataset["annotations"]:
         annotations[annotation["image_id"]].append(annotation)

@@ -29,6 +29,7 @@ def draw_figures(results: Mapping[str, Any], folder: Path) -> list[Path]:
     except ImportError:
         raise UserError("figures need matplotlib: pip install 'mcl[studies]'; or give --figures false") from None
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # names are no formulas: one with two $ would be read as one
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
     labels = {row["labels"] for row in rows if row["labels"] is not None}

@@ -106,7 +106,7 @@ def interval(estimate: Sequence[float | None] | None, sign: str = "", unit: str 
 
 def _markdown(headings: list[str], rows: list[list[str]]) -> str:
     lines = [f"| {' | '.join(headings)} |", f"|{'---|' * 2}{'---:|' * (len(headings) - 2)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    return "\n".join([*lines, *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)])
 
 
 def _start(row: Mapping[str, Any]) -> str:

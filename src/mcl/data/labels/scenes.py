@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from mcl.data.labels.coco_json import CocoScenes, Scene, SceneObject
 from mcl.data.loading.decode import TooManyPixels, UnreadableImage, read_image
 from mcl.data.loading.order import Key
-from mcl.errors import UserError
+from mcl.errors import UserError, printable
 from mcl.randomness import STREAM_DETECTION, seeded
 
 LARGER = "(max_pixels); raise it, or take the image out of the annotations"
@@ -167,7 +167,7 @@ def require_few_pixels(scenes: CocoScenes, max_pixels: int) -> None:
     for scene in scenes.scenes:
         if scene.width * scene.height > max_pixels:
             what = f"{scene.width} x {scene.height} are larger than {max_pixels:,} pixels"
-            raise UserError(f"{scene.path}: {what} {LARGER}")
+            raise UserError(f"{printable(str(scene.path))}: {what} {LARGER}")
 
 
 def read_scene(scene: Scene, max_pixels: int | None = None) -> Image.Image:
@@ -188,13 +188,13 @@ def read_scene(scene: Scene, max_pixels: int | None = None) -> Image.Image:
             as_stored = read_image(scene.path, upright=False, max_pixels=max_pixels)
             image = as_stored if as_stored.size == (scene.width, scene.height) else image
     except TooManyPixels as error:
-        raise UserError(f"{scene.path}: {error} {LARGER}") from None
+        raise UserError(f"{printable(str(scene.path))}: {error} {LARGER}") from None
     except UnreadableImage as error:
-        raise UserError(f"{scene.path}: {error}; mend the file or take it out of the annotations") from None
+        raise UserError(f"{printable(str(scene.path))}: {error}; mend the file or take it out of the annotations") from None
     if image.size != (scene.width, scene.height):
         found, wanted = "{} x {}".format(*image.size), f"{scene.width} x {scene.height}"
         raise UserError(
-            f"{scene.path}: the image is {found} pixels, its annotation (image {scene.id}) says {wanted}"
+            f"{printable(str(scene.path))}: the image is {found} pixels, its annotation (image {scene.id}) says {wanted}"
         )
     return image
 

@@ -13,6 +13,7 @@ from mcl.config.pretrain import ViewSettings
 from mcl.data.computed import Survey
 from mcl.data.loading.views import Fields, ViewSpec, Wanted
 from mcl.data.sources.pictures import Picture
+from mcl.errors import printable
 from mcl.methods.base import split_batch
 from mcl.methods.class_folders import ClassLabel, class_names
 from mcl.methods.health import health_of
@@ -75,5 +76,5 @@ class Supervised(OnlineAndTarget):
 
     def notes(self, images: int) -> list[str]:
         names = self.settings.classes
-        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        shown = ", ".join(map(printable, names[:8])) + (", ..." if len(names) > 8 else "")
         return [f"{len(names)} classes: {shown}"] if names else []
