@@ -39,10 +39,11 @@ def __getattr__(name: str) -> Any:
 
 def _twin(name: str, settings_module: str, settings_class: str, module: str, function: str, summary: str):
     def call(**settings: Any) -> dict[str, Any]:
-        from mcl.config.base import from_values
+        from mcl.config.base import from_keywords
 
         command = getattr(importlib.import_module(settings_module), settings_class)
-        return getattr(importlib.import_module(module), function)(from_values(command, settings))
+        checked = from_keywords(command, settings)  # first: mistakes need not wait for torch
+        return getattr(importlib.import_module(module), function)(checked)
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = (

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mcl.config.base import dump, flat_fields, from_arguments, from_values, recipe_names
+from mcl.config.base import dump, flat_fields, from_arguments, from_values, recipe_command, recipe_names
 from mcl.config.finetune import FinetuneSettings
 from mcl.config.pretrain import PretrainSettings
 from mcl.errors import UserError
@@ -100,7 +100,7 @@ def test_mistakes_in_a_file_name_the_file(tmp_path, text, message):
 def test_every_recipe_is_valid_for_its_command():
     assert recipe_names()
     for name in recipe_names():
-        if name.startswith("finetune"):
+        if recipe_command(name) == "finetune":
             from_values(FinetuneSettings, {"recipe": name, "trunk": "none", "train": "a", "val": "b", "images": "c", "out": "d"})
         else:
             from_values(PretrainSettings, {"recipe": name, "data": "a", "out": "b"})

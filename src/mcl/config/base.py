@@ -18,6 +18,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from mcl.config.choice import Choice, choose, others_with, specialised, without_other_kinds
 from mcl.config.explain import explain_parse_error, explain_validation, nearest_setting
+from mcl.config.unused import OnlyWith, refuse_unused
 from mcl.errors import UserError, did_you_mean
 
 C = TypeVar("C", bound="Command")
@@ -46,6 +47,10 @@ class Command(BaseSettings):
 
     #: sections whose settings depend on a name that is given, such as ``method.name``
     choices: ClassVar[tuple[Choice, ...]] = ()
+    #: settings that do nothing without certain others
+    only_with: ClassVar[tuple[OnlyWith, ...]] = ()
+    #: command whose recipes it takes
+    recipes_of: ClassVar[str] = "pretrain"
 
     @model_validator(mode="after")
     def _continue_or_replace(self) -> Command:
@@ -82,7 +87,18 @@ def from_arguments(command: type[C], argv: Sequence[str], prog: str) -> C:
         raise UserError(
             explain_parse_error(str(error), flags, prog, lambda name: others_with(command, name))
         ) from None
-    return from_values(command, _with_nulls(command, given))
+    return from_keywords(command, _with_nulls(command, given))
+
+
+def from_keywords(command: type[C], given: Mapping[str, Any]) -> C:
+    """``from_values`` of what a person has given: a setting that is not used is refused.
+
+    Raises:
+        UserError: as ``from_values``; or a setting that does nothing with these others.
+    """
+    settings = from_values(command, given)
+    refuse_unused(settings, _nest(given))
+    return settings
 
 
 def from_values(command: type[C], given: Mapping[str, Any]) -> C:
@@ -116,22 +132,36 @@ def kinds_of(command: type[C]) -> Iterator[tuple[Choice, str, type[C]]]:
             yield choice, name, _chosen(command, [("", {choice.section: {"name": name}})])
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes shipped in the package."""
-    return sorted(
-        p.name.removesuffix(".yaml")
-        for p in resources.files("mcl.recipes").iterdir()
-        if p.name.endswith(".yaml")
-    )
+def recipe_names(command: str | None = None) -> list[str]:
+    """Names of the recipes shipped in the package; of those for one command, if that is asked for."""
+    files = sorted(p.name for p in resources.files("mcl.recipes").iterdir() if p.name.endswith(".yaml"))
+    names = [name.removesuffix(".yaml") for name in files]
+    return [name for name in names if command in (None, recipe_command(name))]
 
 
-def read_recipe(name: str) -> dict[str, Any]:
-    """Settings of a shipped recipe; raises ``UserError`` with the nearest name for an unknown one."""
+def recipe_command(name: str) -> str:
+    """The command that a shipped recipe is for (its ``command``; ``pretrain`` where it says nothing)."""
+    text = (resources.files("mcl.recipes") / f"{name}.yaml").read_text("utf-8")
+    return (yaml.safe_load(text) or {}).get("command", "pretrain")
+
+
+def read_recipe(name: str, command: str | None = None) -> dict[str, Any]:
+    """Settings of a shipped recipe.
+
+    Args:
+        command: that it must be for, if any.
+
+    Raises:
+        UserError: there is none, with the nearest name; or it is another command's.
+    """
     if name not in recipe_names():
-        raise UserError(
-            f"--recipe: no recipe {name!r}{did_you_mean(name, recipe_names())}; there are: {', '.join(recipe_names())}"
-        )
-    return yaml.safe_load((resources.files("mcl.recipes") / f"{name}.yaml").read_text("utf-8")) or {}
+        known = recipe_names(command)
+        raise UserError(f"--recipe: no recipe {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}")
+    values = yaml.safe_load((resources.files("mcl.recipes") / f"{name}.yaml").read_text("utf-8")) or {}
+    owner = values.pop("command", "pretrain")
+    if command not in (None, owner):
+        raise UserError(f"--recipe {name}: is a recipe of mcl {owner}; there are: {', '.join(recipe_names(command))}")
+    return values
 
 
 def dump(command: BaseModel) -> str:
@@ -160,7 +190,7 @@ def _layers(command: type[Command], values: dict[str, Any]) -> list[tuple[str, d
         file = _read_yaml(Path(values["config"])) if values.get("config") else {}
         recipe = values.get("recipe") or file.get("recipe") or command.model_fields["recipe"].default
         if recipe:
-            layers.append((f"recipe {recipe}", read_recipe(recipe)))
+            layers.append((f"recipe {recipe}", read_recipe(recipe, command.recipes_of)))
         if file:
             layers.append((str(values["config"]), file))
         if recipe:

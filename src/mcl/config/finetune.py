@@ -12,6 +12,7 @@ from mcl.config.choice import Choice
 from mcl.config.detector import DetectorSettings
 from mcl.config.optim import LoopSettings, OptimSettings, ScheduleSettings
 from mcl.config.parts import Parts
+from mcl.config.unused import OnlyWith, of_schedule_and_optimizer
 from mcl.config.watch import WatchSettings
 
 Pixels = Annotated[
@@ -91,6 +92,23 @@ class FinetuneSettings(Command):
     """Fine-tune a detector from a pre-trained trunk (or from scratch) and measure its AP."""
 
     choices: ClassVar = (Choice("detector", "auto", "mcl.detect.registry"),)
+    recipes_of: ClassVar = "finetune"
+    only_with: ClassVar = (
+        OnlyWith(
+            "model", lambda s: s.trunk == "none" and s.like is None,
+            "a trunk brings its own shape, so does --like; it goes with --trunk none",
+        ),
+        OnlyWith("parts", lambda s: s.trunk != "none", "it goes with a --trunk"),
+        OnlyWith("allow_partial", lambda s: s.trunk != "none" or not s.allow_partial, "it goes with a --trunk"),
+        OnlyWith("feature_cache_gb", lambda s: s.freeze == "trunk", "it goes with --freeze trunk"),
+        OnlyWith("feature_dtype", lambda s: s.freeze == "trunk", "it goes with --freeze trunk"),
+        OnlyWith("views.long_side", lambda s: s.views.short_sides, "it goes with --views.short_sides"),
+        OnlyWith(
+            "loop.activation_checkpointing", lambda s: not s.loop.activation_checkpointing, "mcl pretrain alone has it"
+        ),
+        OnlyWith("loop.compile", lambda s: not s.loop.compile, "mcl pretrain alone compiles"),
+        *of_schedule_and_optimizer(),
+    )  # fmt: skip
 
     trunk: str = Field(description="Run folder or trunk.safetensors to start from; 'none': from scratch.")
     train: Path = Field(description="COCO JSON to train on.")

@@ -12,6 +12,7 @@ from mcl.config.base import Command, Section
 from mcl.config.choice import Choice
 from mcl.config.method import MethodSettings
 from mcl.config.optim import LoopSettings, OptimSettings, ScheduleSettings
+from mcl.config.unused import OnlyWith, of_schedule_and_optimizer
 from mcl.config.watch import PretrainWatchSettings
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -87,6 +88,13 @@ class PretrainSettings(Command):
     """Pre-train a detector's trunk (backbone + pyramid + box head) on unlabeled images."""
 
     choices: ClassVar = (Choice("method", "mcl", "mcl.methods.registry"),)
+    only_with: ClassVar = (
+        OnlyWith("init_parts", lambda s: s.init_from, "it goes with --init_from"),
+        OnlyWith("allow_partial", lambda s: s.init_from or not s.allow_partial, "it goes with --init_from"),
+        OnlyWith("watch.knn_data", lambda s: s.watch.knn_every, "it goes with --watch.knn_every"),
+        OnlyWith("watch.knn_images", lambda s: s.watch.knn_every, "it goes with --watch.knn_every"),
+        *of_schedule_and_optimizer(),
+    )
 
     data: Location = Field(
         description="Images: a folder (searched recursively), a .txt list, a COCO .json, .tar shards or .parquet files "
