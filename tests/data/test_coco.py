@@ -129,10 +129,13 @@ def test_crowds_are_kept_but_not_trained_on(root):
     assert target["labels"].tolist() == [2]
 
 
-def test_masks_only_if_every_object_has_one(root):
-    assert read(root, BASE).has_masks
+def test_objects_without_a_mask_are_counted_and_marked(root):
+    assert read(root, BASE).count_objects() == (2, 2)
     scenes = read(root, changed("annotations.0.segmentation", []))
-    assert not scenes.has_masks and "1 of 2 objects have no mask" in scenes.notes[0]
+    assert scenes.count_objects() == (2, 1)
+    _, target = CocoDetection(scenes, ["dog", "cat"], Framing(64, flip=1.0), masks=True)[0]
+    assert target["mask_known"].tolist() == [False, True]
+    assert [int(mask.max()) for mask in target["masks"]] == [0, 1]
 
 
 @pytest.mark.parametrize("counts", [[63, 4, 796], None])

@@ -111,7 +111,7 @@ def test_masks_decide_when_no_name_is_given(toy, tmp_path):
     assert finetune(settings_for(toy, tmp_path / "plain", train=boxes, **scratch))["detector"] == "faster-rcnn"
     named = settings_for(toy, tmp_path / "ignored", "faster-rcnn", **scratch)
     assert finetune(named)["mask_AP"] is None
-    with pytest.raises(UserError, match="--detector.name mask-rcnn: needs a segmentation of every object") as error:
+    with pytest.raises(UserError, match="--detector.name mask-rcnn: needs objects with a segmentation") as error:
         finetune(settings_for(toy, tmp_path / "no", "mask-rcnn", train=boxes, **scratch))
     assert str(boxes) in str(error.value) and not (tmp_path / "no").exists()
 

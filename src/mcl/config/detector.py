@@ -9,8 +9,8 @@ from pydantic import Field
 from mcl.config.base import Section
 
 NAME = (
-    "auto, mask-rcnn, faster-rcnn, retinanet or fcos; auto: Mask R-CNN if every object has a segmentation, else Faster "
-    "R-CNN. Which settings there are follows from it."
+    "auto, mask-rcnn, faster-rcnn, retinanet or fcos; auto: Mask R-CNN if at least half of the objects have a "
+    "mask (--masks), else Faster R-CNN. Which settings there are follows from it."
 )
 
 
@@ -37,7 +37,7 @@ class DetectorSettings(Section):
         """These settings with what follows from annotations and trunk.
 
         Args:
-            masks: whether every object of the training set has a segmentation.
+            masks: whether there are masks to learn from.
             window: side in cells of the windows that the trunk's head was pre-trained on.
 
         Raises:

@@ -100,6 +100,7 @@ class FinetuneSettings(Command):
         ),
         OnlyWith("parts", lambda s: s.trunk != "none", "it goes with a --trunk"),
         OnlyWith("allow_partial", lambda s: s.trunk != "none" or not s.allow_partial, "it goes with a --trunk"),
+        OnlyWith("masks", lambda s: s.detector.masks or s.masks == "off", "it goes with --detector.name auto and mask-rcnn"),
         OnlyWith("feature_cache_gb", lambda s: s.freeze == "trunk", "it goes with --freeze trunk"),
         OnlyWith("feature_dtype", lambda s: s.freeze == "trunk", "it goes with --freeze trunk"),
         OnlyWith("views.long_side", lambda s: s.views.short_sides, "it goes with --views.short_sides"),
@@ -129,6 +130,11 @@ class FinetuneSettings(Command):
     freeze: Literal["none", "backbone", "trunk"] = Field(
         "none",
         description="Parts that are not trained; 'trunk': features are computed once, predictors train.",
+    )
+    masks: Literal["drop", "require", "off"] = Field(
+        "drop",
+        description="Objects without a mask: drop: they teach their boxes only, and masks are learned if at least half of "
+        "all objects have one; require: none may lack it; off: boxes alone are learned.",
     )
     like: Path | None = Field(
         None,
@@ -204,6 +210,8 @@ class FinetuneSettings(Command):
     def _consistent(self) -> FinetuneSettings:
         if self.trunk != "none" and self.like is not None:
             raise ValueError("--like only goes with --trunk none (a trunk brings its own shapes)")
+        if self.masks == "off" and self.detector.name == "mask-rcnn":
+            raise ValueError("--masks off: mask-rcnn learns masks; give --detector.name faster-rcnn (or auto)")
         self.detector.check_trunk(self.parts, self.trunk != "none")
         if self.freeze == "trunk" and not self.detector.freezes_trunk:
             raise ValueError(

@@ -78,7 +78,10 @@ def predict(
 
 
 def ground_truth(scenes: CocoScenes, masks: bool) -> dict[str, Any]:
-    """A checked annotation file as a COCO dictionary: clipped boxes, crowds included, ids from 1."""
+    """A checked annotation file as a COCO dictionary: clipped boxes, crowds included, ids from 1.
+
+    With ``masks`` an object without one counts as a crowd over its box: what is found there is neither right nor wrong.
+    """
     annotations = []
     for scene in scenes.scenes:
         for thing in scene.objects:
@@ -90,6 +93,7 @@ def ground_truth(scenes: CocoScenes, masks: bool) -> dict[str, Any]:
             })  # fmt: skip
             if masks:
                 annotations[-1]["segmentation"] = thing.segmentation or [[x1, y1, x2, y1, x2, y2, x1, y2]]
+                annotations[-1]["iscrowd"] = int(thing.crowd or thing.segmentation is None)
     return {
         "images": [{"id": s.id, "width": s.width, "height": s.height} for s in scenes.scenes],
         "categories": [{"id": i, "name": name} for i, name in scenes.categories.items()],

@@ -20,6 +20,7 @@ from mcl.engine.logging import console
 from mcl.engine.processes.distributed import is_main
 from mcl.engine.run_folder import RunFolder
 from mcl.run.evaluate import percent
+from mcl.run.masks import measures_masks
 from mcl.run.passes import precise_norms, training_scenes
 
 FILE_NAME = "curve.jsonl"
@@ -58,7 +59,7 @@ class ApCurve:
             results = predict(detector, still, list(self.plan.names), settings.test_batch, workers, self.training.device)
         if results is None or not is_main():
             return
-        if not self.val.has_masks:
+        if not measures_masks(self.val):
             results.pop("segm", None)
         self._write(done, coco_numbers(self.val, results))
 

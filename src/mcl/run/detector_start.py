@@ -19,6 +19,7 @@ from mcl.nn.load_report import LoadReport
 from mcl.nn.parts import choose_pieces, parts_of
 from mcl.nn.trunk import TrunkSpec
 from mcl.randomness import STREAM_WEIGHTS, seeded
+from mcl.run.masks import learns_masks
 
 REMEDY = "leave --parts away to take what was trained, or give --allow_partial to start the rest fresh"
 SCRATCH_SIZE, SCRATCH_WINDOW = 224, 7
@@ -50,8 +51,10 @@ def plan_detector(settings: FinetuneSettings, train: CocoScenes) -> tuple[Detect
     else:
         image_size, window = settings.image_size or SCRATCH_SIZE, SCRATCH_WINDOW
         spec = TrunkSpec(**settings.model.model_dump(), image_size=image_size)
+    masks, told_of_masks = learns_masks(settings, train)
+    given.notes.extend(told_of_masks)
     try:
-        detector = settings.detector.fitted(train.has_masks, window)
+        detector = settings.detector.fitted(masks, window)
     except ValueError as error:
         raise UserError(f"--detector.name {settings.detector.name}: {error} (--train {settings.train})") from None
     views = settings.views

@@ -26,6 +26,7 @@ from mcl.run.analysis import errors_table, write_analysis
 from mcl.errors import UserError, printable
 from mcl.run.claim import claim_folder
 from mcl.run.guard import guarded
+from mcl.run.masks import measures_masks
 
 
 @guarded
@@ -88,7 +89,7 @@ def measure(
         results = predict(detector, still, list(plan.names), batch, workers, device, display.advance)
     if results is None:
         return None
-    if not scenes.has_masks:
+    if not measures_masks(scenes):
         results.pop("segm", None)
     evaluators = coco_evaluators(scenes, results)
     numbers = coco_numbers(scenes, results, evaluators)

@@ -51,11 +51,10 @@ class CocoScenes:
     scenes: list[Scene]
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def has_masks(self) -> bool:
-        """Whether every object outside crowds carries a segmentation."""
+    def count_objects(self) -> tuple[int, int]:
+        """Number of objects outside crowds, and how many of them carry a segmentation."""
         single = [thing for scene in self.scenes for thing in scene.objects if not thing.crowd]
-        return bool(single) and all(thing.segmentation is not None for thing in single)
+        return len(single), sum(thing.segmentation is not None for thing in single)
 
 
 def read_coco(path: Path, root: Path, max_missing: float = 0.0) -> CocoScenes:
@@ -104,7 +103,6 @@ def read_coco(path: Path, root: Path, max_missing: float = 0.0) -> CocoScenes:
         for i in present
     ]
     _require_boxes(scenes, path)
-    notes.extend(_mask_notes(scenes, path))
     return CocoScenes(path, names, scenes, notes)
 
 
@@ -241,16 +239,6 @@ def _require_boxes(scenes: list[Scene], path: Path) -> None:
         raise UserError(
             f"{path}: no usable box (crowds and boxes without area do not count): nothing to learn or measure"
         )
-
-
-def _mask_notes(scenes: list[Scene], path: Path) -> list[str]:
-    single = [thing for scene in scenes for thing in scene.objects if not thing.crowd]
-    with_mask = sum(thing.segmentation is not None for thing in single)
-    if 0 < with_mask < len(single):
-        return [
-            f"{path.name}: {len(single) - with_mask} of {len(single)} objects have no mask: no mask is used"
-        ]
-    return []
 
 
 def _hashable(value: Any, where: str) -> Any:

@@ -22,6 +22,7 @@ from mcl.data.loading.order import Key
 from mcl.errors import UserError, printable
 from mcl.randomness import STREAM_DETECTION, seeded
 
+UNKNOWN = 2  # in a mask, until it is augmented: there is an object, and nobody drew it
 LARGER = "(max_pixels); raise it, or take the image out of the annotations"
 
 
@@ -50,8 +51,8 @@ class CocoDetection(Dataset):
     """Scenes of a COCO file, item by key (epoch, index[, repeat]) or by index.
 
     An item is ``(image, target)``: ``image`` uint8 (3, H, W); ``target`` has ``boxes`` float32 (n, 4) as
-    x1, y1, x2, y2 in pixels of ``image``, ``labels`` int64 (n,) from 1, ``masks`` uint8 (n, H, W) if
-    ``masks`` was asked for, ``index`` (of the scene), ``size`` and ``original_size`` ((height, width) of
+    x1, y1, x2, y2 in pixels of ``image``, ``labels`` int64 (n,) from 1, if ``masks`` were asked for ``masks``
+    uint8 (n, H, W) and ``mask_known`` bool (n,) (false: nobody drew one, the mask is empty), ``index`` (of the scene), ``size`` and ``original_size`` ((height, width) of
     ``image`` and of the file).
     Crowds are left out; a scene without objects has tensors with n = 0. What is random in an item is a
     function of (seed, epoch, index) alone, and of the repeat if an epoch shows a scene again.
@@ -95,7 +96,7 @@ class CocoDetection(Dataset):
             "original_size": (scene.height, scene.width),
             "size": tuple(image.shape[-2:]),
         }
-        return image.as_subclass(Tensor), {k: v.as_subclass(Tensor) for k, v in target.items()} | extra
+        return image.as_subclass(Tensor), _plain(target) | extra
 
     def still(self, index: int) -> Tensor:
         """The scene's image without anything random, uint8 (3, h, w)."""
@@ -116,7 +117,7 @@ class CocoDetection(Dataset):
         target = _on_all(self._target(scene), F.resize, list(size))
         if flipped:
             target = _on_all(target, F.horizontal_flip)
-        return {k: v.as_subclass(Tensor) for k, v in target.items()} | {"size": size}
+        return _plain(target) | {"size": size}
 
     def _target(self, scene: Scene) -> dict[str, Any]:
         things = [thing for thing in scene.objects if not thing.crowd and thing.category in self.labels]
@@ -127,7 +128,7 @@ class CocoDetection(Dataset):
             "labels": torch.tensor([self.labels[thing.category] for thing in things], dtype=torch.int64),
         }
         if self.masks:
-            bitmaps = [torch.from_numpy(object_mask(thing, *size)) for thing in things]
+            bitmaps = [_bitmap(thing, size) for thing in things]
             stacked = torch.stack(bitmaps) if bitmaps else torch.zeros(0, *size, dtype=torch.uint8)
             target["masks"] = tv_tensors.Mask(stacked)
         return target
@@ -222,6 +223,22 @@ def collate(items: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[list[Tensor
     """Lists instead of stacked tensors: images and targets differ in size."""
     images, targets = zip(*items, strict=True)
     return list(images), list(targets)
+
+
+def _bitmap(thing: SceneObject, size: tuple[int, int]) -> Tensor:
+    if thing.segmentation is None:
+        return torch.full(size, UNKNOWN, dtype=torch.uint8)
+    return torch.from_numpy(object_mask(thing, *size))
+
+
+def _plain(target: dict[str, Any]) -> dict[str, Tensor]:
+    """An augmented target as tensors; unknown masks are marked as such and emptied."""
+    target = {key: value.as_subclass(Tensor) for key, value in target.items()}
+    if "masks" in target:
+        masks = target["masks"]
+        target["mask_known"] = (masks < UNKNOWN).flatten(1).all(1)
+        target["masks"] = masks * target["mask_known"][:, None, None]
+    return target
 
 
 def _draw() -> tuple[int, float]:

@@ -65,15 +65,15 @@ class MaskRcnnSettings(FasterRcnnSettings):
         """As ``FasterRcnnSettings``.
 
         Raises:
-            ValueError: there are objects without a segmentation.
+            ValueError: there are no masks to learn from.
         """
         if not masks:
-            raise ValueError("needs a segmentation of every object; faster-rcnn does without")
+            raise ValueError("needs objects with a segmentation; faster-rcnn does without")
         return super().fitted(masks, window)
 
 
 class AutoSettings(MaskRcnnSettings):
-    """Mask R-CNN if every object has a segmentation, else Faster R-CNN."""
+    """Mask R-CNN if there are masks to learn from, else Faster R-CNN."""
 
     title: ClassVar = "R-CNN"
 
