@@ -1,7 +1,7 @@
 """Read settings from recipe, file and command line into one checked object.
 
 Order of precedence: command line (or Python keyword arguments) over ``--config FILE`` over ``--recipe NAME``
-over the defaults. pydantic checks types and ranges; what it finds is turned into one line a mistake.
+over the defaults; a resumed run's own ``config.yaml`` lies below them all but the defaults. pydantic checks types and ranges; what it finds is turned into one line a mistake.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic_settings.exceptions import SettingsError
 
 from mcl.config.choice import Choice, choose, others_with, specialised, without_other_kinds
 from mcl.config.explain import explain_parse_error, explain_validation, nearest_setting
+from mcl.config.saved import saved_file
 from mcl.config.unused import OnlyWith, refuse_unused
 from mcl.errors import UserError, did_you_mean
 
@@ -30,6 +31,8 @@ class Section(BaseModel):
     # No number may be infinite or NaN: it would only come out in the loss, or nowhere.
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
+    #: texts that may be a place on this machine
+    locations: ClassVar[tuple[str, ...]] = ()
     #: settings of which one is given: a layer that sets one takes away what layers below said of the others
     one_of: ClassVar[tuple[str, ...]] = ()
 
@@ -47,6 +50,8 @@ class Command(BaseSettings):
 
     #: sections whose settings depend on a name that is given, such as ``method.name``
     choices: ClassVar[tuple[Choice, ...]] = ()
+    #: texts that may be a place on this machine
+    locations: ClassVar[tuple[str, ...]] = ()
     #: settings that do nothing without certain others
     only_with: ClassVar[tuple[OnlyWith, ...]] = ()
     #: command whose recipes it takes
@@ -184,11 +189,14 @@ def flat_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _layers(command: type[Command], values: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """(where they stand, settings) of recipe, file and what was given (""), lowest first."""
+    """(where they stand, settings) of the run to resume, recipe, file and what was given (""), lowest first."""
     layers: list[tuple[str, dict[str, Any]]] = []
+    if saved := saved_file(command, values):
+        layers.append((str(saved), _read_yaml(saved, "--resume")))
     if "recipe" in command.model_fields:
-        file = _read_yaml(Path(values["config"])) if values.get("config") else {}
-        recipe = values.get("recipe") or file.get("recipe") or command.model_fields["recipe"].default
+        file = _read_yaml(Path(values["config"]), "--config") if values.get("config") else {}
+        default = None if saved else command.model_fields["recipe"].default
+        recipe = values.get("recipe") or file.get("recipe") or default
         if recipe:
             layers.append((f"recipe {recipe}", read_recipe(recipe, command.recipes_of)))
         if file:
@@ -209,9 +217,11 @@ def _words_given(argv: Sequence[str]) -> dict[str, Any]:
     for position, word in enumerate(argv):
         name, equals, value = word.removeprefix("--").partition("=")
         name = name.replace("-", "_")
-        if word.startswith("--") and (name in ("recipe", "config") or name.endswith(".name")):
-            following = argv[position + 1] if position + 1 < len(argv) else ""
+        following = argv[position + 1] if position + 1 < len(argv) else ""
+        if word.startswith("--") and (name in ("recipe", "config", "out") or name.endswith(".name")):
             given[name] = value if equals else following
+        elif word.startswith("--") and name == "resume":
+            given[name] = value if equals else str(following.lower() != "false")
     return _nest({key: None if value == "none" else value for key, value in given.items()})
 
 
@@ -305,17 +315,17 @@ def _without_rivals(
     return kept
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, flag: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror or error}") from None
+        raise UserError(f"{flag} {path}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{flag} {path}: not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError(f"--config {path}: expected 'setting: value' lines, found a {type(values).__name__}")
+        raise UserError(f"{flag} {path}: expected 'setting: value' lines, found a {type(values).__name__}")
     return _nest(values)
 
 

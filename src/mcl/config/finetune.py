@@ -93,6 +93,7 @@ class FinetuneSettings(Command):
 
     choices: ClassVar = (Choice("detector", "auto", "mcl.detect.registry"),)
     recipes_of: ClassVar = "finetune"
+    locations: ClassVar = ("trunk",)
     only_with: ClassVar = (
         OnlyWith(
             "model", lambda s: s.trunk == "none" and s.like is None,

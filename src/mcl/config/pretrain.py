@@ -88,6 +88,7 @@ class PretrainSettings(Command):
     """Pre-train a detector's trunk (backbone + pyramid + box head) on unlabeled images."""
 
     choices: ClassVar = (Choice("method", "mcl", "mcl.methods.registry"),)
+    locations: ClassVar = ("data", "init_from")
     only_with: ClassVar = (
         OnlyWith("init_parts", lambda s: s.init_from, "it goes with --init_from"),
         OnlyWith("allow_partial", lambda s: s.init_from or not s.allow_partial, "it goes with --init_from"),

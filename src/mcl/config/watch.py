@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from mcl.config.base import Section
@@ -44,6 +46,8 @@ class WatchSettings(Section):
 
 class PretrainWatchSettings(WatchSettings):
     """Thresholds of the warnings, with those of pre-training, and what else is measured beside it."""
+
+    locations: ClassVar = ("knn_data",)
 
     collapse_spread: float | None = Field(
         0.1,

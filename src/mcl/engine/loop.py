@@ -14,7 +14,7 @@ import torch
 from mcl.config.optim import LoopSettings
 from mcl.config.watch import WatchSettings
 from mcl.engine.checkpoint import CheckpointFailed, first_not_finite, save_checkpoint, take_back
-from mcl.engine.logging import Display, Metrics, describe, duration, end_time
+from mcl.engine.logging import Display, Metrics, console, describe, duration, end_time
 from mcl.engine.machine.memory import (
     describe_out_of_memory,
     is_out_of_memory,
@@ -85,6 +85,8 @@ def run_loop(
     if resume:
         start_step, before = take_back(trainable, folder.checkpoint, total_steps)
         require_same(start_step, f"the step of {folder.checkpoint}")
+        how = "going on from step" if start_step < total_steps else "has done step"
+        console.print(f"{title}: {how} {start_step:,} of {total_steps:,} ({folder.checkpoint})")
     observer = observe or Nobody()
     watchdogs = Watch(watch, settings.workers, usable_cores(), advice or {})
     with observer.span(LOOP):

@@ -12,6 +12,7 @@ from rich.table import Table
 from mcl.config.base import dump
 from mcl.config.finetune import EvaluateSettings
 from mcl.config.optim import LoopSettings
+from mcl.config.saved import with_absolute_paths
 from mcl.data.labels.coco_json import CocoScenes, read_coco
 from mcl.data.labels.scenes import CocoDetection, require_few_pixels
 from mcl.detect.base import Detector, DetectorPlan
@@ -56,7 +57,7 @@ def _evaluate(settings: EvaluateSettings, loop: LoopSettings) -> dict[str, Any]:
     detector, plan = load_detector(settings.detector, settings.score_threshold)
     notes = scenes.notes + check_classes(scenes, plan.names)
     folder = claim_folder(settings, "evaluate")
-    folder.write_text(CONFIG, dump(settings))
+    folder.write_text(CONFIG, dump(with_absolute_paths(settings)))
     for note in notes:
         console.print(note, markup=False)
     numbers = measure(

@@ -44,7 +44,7 @@ from mcl.run.evaluate import check_classes, headline, measure, percent
 from mcl.run.guard import guarded
 from mcl.run.passes import encode_once, precise_norms, training_scenes
 from mcl.run.precision import precision_of_run, settle_precision
-from mcl.run.resume import start_or_resume
+from mcl.run.resume import start_or_resume, summary_of_ended
 
 TITLE = "fine-tune"
 # What may change between the parts of a resumed run: it moves or paces things, and trains the same.
@@ -98,13 +98,15 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
         use_matrix_gradients(detector)
     folder = claim_folder(settings, "finetune")
     settings = precision_of_run(settings, folder)
-    start_or_resume(folder, settings, MAY_DIFFER, TITLE, len(train.scenes))
+    started = start_or_resume(folder, settings, MAY_DIFFER, TITLE, len(train.scenes))
     _announce(notes, plan, detector, report)
     settings = _settle(settings, plan, detector, train, folder, device)
     broadcast_module(detector.to(device))
     if settings.loop.sync_bn and process_count() > 1:
         synchronise_norms(detector, device.type)
     training, cost = _train(settings, plan, detector, train, val, folder, device)
+    if ended := summary_of_ended(folder, started, cost["steps"], FILE_NAME):
+        return ended
     if settings.precise_bn_images:
         precise_norms(training, settings, training_scenes(settings, plan, train))
     if training.store:

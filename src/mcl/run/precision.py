@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from mcl.config.base import Command, dump
+from mcl.config.saved import with_absolute_paths
 from mcl.engine.logging import console
 from mcl.engine.machine.memory import reset_peak
 from mcl.engine.machine.precision import Format, formats_for, try_formats, with_format
@@ -51,7 +52,7 @@ def settle_precision(
     reset_peak(device)  # what a run needed shall not count what its trial needed
     console.print(f"precision: {trial}", markup=False)
     settled = with_format(settings, trial.chosen.format)
-    folder.write_text(CONFIG, dump(settled))
+    folder.write_text(CONFIG, dump(with_absolute_paths(settled)))
     return settled
 
 

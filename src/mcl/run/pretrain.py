@@ -53,7 +53,7 @@ from mcl.nn.trunk import FILE_NAME, Trunk, save_trunk
 from mcl.run.claim import claim_folder
 from mcl.run.guard import guarded
 from mcl.run.precision import precision_of_run, settle_precision
-from mcl.run.resume import start_or_resume
+from mcl.run.resume import start_or_resume, summary_of_ended
 from mcl.run.skipped import Skipped
 
 TITLE = "pretrain"
@@ -92,7 +92,7 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
     folders = _class_folders(settings, paths)
     folder = claim_folder(settings, "pretrain")
     settings = precision_of_run(settings, folder)
-    start_or_resume(folder, settings, MAY_DIFFER, TITLE, len(paths))
+    started = start_or_resume(folder, settings, MAY_DIFFER, TITLE, len(paths))
     one = settings.model_copy(update={"batch": share})
     settings = settle_precision(settings, folder, device, pretraining_step(one, device))
     method = _made_ready(method, settings, device)
@@ -122,6 +122,8 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
         settings=settings.loop, watch=settings.watch, resume=settings.resume, title=TITLE,
         images=len(paths), seed=settings.seed, advice={**ADVICE, **method.advice}, observe=observe,
     )  # fmt: skip
+    if ended := summary_of_ended(folder, started, total, FILE_NAME):
+        return ended
     summary = {
         "images": len(paths),
         "skipped": len(skipped.reasons),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Collection
 from typing import Any
 
@@ -9,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from mcl.config.base import Command, dump
+from mcl.config.saved import with_absolute_paths
 from mcl.engine.checkpoint import load_checkpoint
 from mcl.engine.logging import console
 from mcl.engine.run_folder import CONFIG, RunFolder
@@ -16,14 +19,15 @@ from mcl.errors import UserError
 
 Differences = list[tuple[str, Any, Any]]  # (setting, then, now)
 NOT_SET = "not set"
+SUMMARY = "summary.json"
 
 
 def start_or_resume(
     folder: RunFolder, settings: Command, free: Collection[str], kind: str, images: int
-) -> None:
+) -> int:
     """Write a new run's config.yaml; or compare a resumed run's settings and images with those of its checkpoint.
 
-    With ``allow_changed`` the changes are told, config.yaml is replaced, and the old one stays beside it as
+    Paths are kept absolute. With ``allow_changed`` the changes are told, config.yaml is replaced, and the old one stays beside it as
     ``config.until-step-N.yaml``.
 
     Args:
@@ -32,12 +36,15 @@ def start_or_resume(
         kind: what the loop calls this command; a checkpoint of another one is refused.
         images: found now; another number changes the order of all that come.
 
+    Returns:
+        The step of the checkpoint, 0 for a new run; -1 with ``allow_changed`` where something has changed.
+
     Raises:
         UserError: with every setting that differs, and the number of images; or the checkpoint is damaged or another command's.
     """
     if not settings.resume:
-        folder.write_text(CONFIG, dump(settings))
-        return
+        folder.write_text(CONFIG, saved_text(settings))
+        return 0
     content = load_checkpoint(folder.checkpoint, tensors=False)
     if content.get("kind", kind) != kind:
         raise UserError(f"checkpoint {folder.checkpoint}: made by {content['kind']}, not by {kind}")
@@ -56,9 +63,30 @@ def start_or_resume(
         console.print("\n".join(told), markup=False)
     if changes:
         folder.write_text(f"config.until-step-{content['step']}.yaml", then)
-        folder.write_text(CONFIG, dump(settings))
+        folder.write_text(CONFIG, saved_text(settings))
     elif folder.config != then:  # changes that were tried and never reached a checkpoint
         folder.write_text(CONFIG, then)
+    return -1 if changes or other_images else content["step"]
+
+
+def summary_of_ended(folder: RunFolder, started: int, total: int, result: str) -> dict[str, Any] | None:
+    """The summary of a run that was resumed though it had ended well, or None.
+
+    Args:
+        started: what ``start_or_resume`` gave.
+        total: steps of the run.
+        result: name of the file that it ended with.
+    """
+    summary = folder.path / SUMMARY
+    if started != total or not summary.is_file() or not (folder.path / result).is_file():
+        return None
+    console.print(f"nothing to do: {folder.path} has ended well; its result is {folder.path / result}")
+    return json.loads(summary.read_text("utf-8"))
+
+
+def saved_text(settings: Command) -> str:
+    """What config.yaml holds."""
+    return dump(with_absolute_paths(settings))
 
 
 def _refuse(folder: RunFolder, then: str, changes: Differences, other_images: list[str]) -> None:
@@ -106,12 +134,12 @@ def differences(then: str, settings: Command, free: Collection[str]) -> Differen
         saved = _flat(yaml.safe_load(then) or {})
     except (yaml.YAMLError, AttributeError):
         raise UserError(f"--resume: {CONFIG} is damaged, so that settings cannot be compared") from None
-    now = _flat(yaml.safe_load(dump(settings)))
+    now = _flat(yaml.safe_load(saved_text(settings)))
     return [
         (key, saved.get(key, NOT_SET), now.get(key, NOT_SET))
         for key in sorted(set(saved) | set(now))
         if key.partition(".")[0] not in free
-        and saved.get(key, NOT_SET) != now.get(key, NOT_SET)
+        and not _same(saved.get(key, NOT_SET), now.get(key, NOT_SET))
         and not (key not in saved and is_default(settings, key))
     ]
 
@@ -125,6 +153,11 @@ def is_default(settings: BaseModel, key: str) -> bool:
     if rest and isinstance(value, BaseModel):
         return is_default(value, rest)
     return value == type(settings).model_fields[name].get_default(call_default_factory=True)
+
+
+def _same(then: Any, now: Any) -> bool:
+    # Versions before this one kept paths as they were given.
+    return then == now or (isinstance(then, str) and os.path.isabs(str(now)) and os.path.abspath(then) == now)
 
 
 def _lines(changes: Differences) -> list[str]:
