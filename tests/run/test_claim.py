@@ -12,6 +12,7 @@ from mcl.cli import main
 from mcl.config.base import dump, from_values
 from mcl.config.demo import DemoSettings
 from mcl.config.finetune import EvaluateSettings, FinetuneSettings
+from mcl.config.predict import PredictSettings
 from mcl.config.pretrain import PretrainSettings
 from mcl.nn.trunk import Trunk, save_trunk
 from mcl.run.claim import command_of
@@ -23,6 +24,7 @@ SETTINGS = {
     "finetune": (FinetuneSettings, {"trunk": "none", "train": "t", **SCENES}),
     "evaluate": (EvaluateSettings, {"detector": "d", **SCENES}),
     "demo": (DemoSettings, {"out": "o"}),
+    "predict": (PredictSettings, {"model": "m", "images": "i", "out": "o"}),
 }
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from mcl.config.demo import DemoSettings
 from mcl.config.finetune import EvaluateSettings, FinetuneSettings
+from mcl.config.predict import PredictSettings
 from mcl.config.pretrain import PretrainSettings
 from mcl.engine.processes.distributed import is_main
 from mcl.engine.run_folder import CONFIG, RunFolder, open_run_folder
@@ -21,6 +22,7 @@ from mcl.errors import UserError
 WILD = re.compile(r"[*?\[{]")
 RUNS: Mapping[str, type[BaseModel]] = {
     "pretrain": PretrainSettings, "finetune": FinetuneSettings, "evaluate": EvaluateSettings, "demo": DemoSettings,
+    "predict": PredictSettings,
 }  # fmt: skip
 ALIKE = 0.5  # share of settings that a config.yaml has in common with a command's, at least
 

@@ -23,8 +23,8 @@ from mcl.engine.logging import Display, console
 from mcl.engine.machine.device import device_type, prepare_device
 from mcl.engine.processes.job import joined
 from mcl.engine.run_folder import CONFIG, RunFolder
-from mcl.run.analysis import errors_table, write_analysis
 from mcl.errors import UserError, printable
+from mcl.run.analysis import errors_table, write_analysis
 from mcl.run.claim import claim_folder
 from mcl.run.guard import guarded
 from mcl.run.masks import measures_masks

@@ -29,8 +29,9 @@ from mcl.data.sources.video import Video, VideoFile, is_video
 from mcl.detect.drawn import annotations_of, drawn
 from mcl.detect.loaded import Detections, LoadedDetector, load_detector
 from mcl.engine.logging import Display, console
-from mcl.engine.run_folder import CONFIG, RunFolder, open_run_folder
+from mcl.engine.run_folder import CONFIG, RunFolder
 from mcl.errors import UserError, about, printable
+from mcl.run.claim import claim_folder
 from mcl.run.guard import guarded
 
 FILE_NAME, PICTURES = "predictions.json", "pictures"
@@ -56,7 +57,7 @@ def predict(settings: PredictSettings) -> dict[str, Any]:
         settings.model, settings.score_threshold, settings.device, settings.batch, settings.threads
     )
     source = _source(settings)
-    folder = open_run_folder(settings.out, overwrite=settings.overwrite)
+    folder = claim_folder(settings, "predict")
     folder.write_text(CONFIG, dump(settings))
     found = _Found(detector, folder.path, settings.pictures, source.rate)
     try:
