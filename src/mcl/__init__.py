@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
+import types
 from typing import Any
 
 # Before torch: see cli.py.
@@ -18,7 +20,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 __all__ = [
     "bench_data", "bench_loop", "bench_scale", "bench_step", "compare",
     "data_compose", "data_demo", "data_trees", "demo", "doctor", "evaluate", "export", "finetune", "load_detector", "load_trunk",
-    "methods", "models", "predict", "pretrain",
+    "methods", "models", "predict", "pretrain", "report",
 ]  # fmt: skip
 
 # Functions that are no command: name -> module.
@@ -50,3 +52,24 @@ def _twin(name: str, settings_module: str, settings_class: str, module: str, fun
         f"``mcl {name.replace('_', ' ')}``: {summary}. Settings: ``{settings_module}.{settings_class}``."
     )
     return call
+
+
+class _Room(types.ModuleType):
+    """A room that has a command's name (``mcl.methods``, ``mcl.report``): called, it is the command's twin."""
+
+    def __call__(self, **settings: Any) -> dict[str, Any]:
+        from mcl.run.commands import COMMANDS
+
+        name = self.__name__.removeprefix("mcl.")
+        return _twin(name, *COMMANDS[name])(**settings)
+
+
+class _Package(types.ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing a room puts it here in the place of the twin.
+        if name in __all__ and type(value) is types.ModuleType:
+            value.__class__ = _Room
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -134,6 +134,12 @@ def test_importing_mcl_is_quick_and_its_twins_are_all_there():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_every_commands_function_can_be_imported(name):
+    _, _, module, function, _ = COMMANDS[name]
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
 def test_no_number_of_any_command_may_be_infinite(name, wrong):
     module, settings, *_ = COMMANDS[name]

@@ -29,5 +29,5 @@ class CompareSettings(Command):
     )
     parallel: int = Field(1, ge=1, le=64, description="Trainings at a time, each a process of its own.")
     threads: int = Field(1, ge=1, le=256, description="CPU threads of each.")
-    figures: bool = Field(True, description="Draw curves as PNG and SVG (needs matplotlib).")
+    figures: bool = Field(True, description="Draw curves as PNG and SVG.")
     json_file: Path | None = Field(None, alias="json", description="Another file for the results, e.g. in benchmarks/.")

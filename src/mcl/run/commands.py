@@ -9,6 +9,7 @@ COMMANDS: dict[str, tuple[str, str, str, str, str]] = {
     "evaluate": ("mcl.config.finetune", "EvaluateSettings", "mcl.run.evaluate", "evaluate", "AP of a fine-tuned detector"),
     "predict": ("mcl.config.predict", "PredictSettings", "mcl.run.predict", "predict", "what a detector finds on images or in a video"),
     "compare": ("mcl.config.compare", "CompareSettings", "mcl.run.compare", "compare", "many trainings from one study, with intervals"),
+    "report": ("mcl.config.report", "ReportSettings", "mcl.run.report", "report", "runs and studies as one HTML page"),
     "export": ("mcl.config.export", "ExportSettings", "mcl.run.export", "export", "trunk -> weights for other libraries"),
     "methods": ("mcl.config.methods", "MethodsSettings", "mcl.run.methods", "methods", "pre-training methods and what they cost"),
     "models": ("mcl.config.models", "ModelsSettings", "mcl.run.models", "models", "backbones that a trunk can have"),

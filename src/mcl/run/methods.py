@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcl.bench.step import step_flops
 from mcl.bench.tables import Table, publish
 from mcl.config.choice import Choice
 from mcl.config.method import MethodSettings
 from mcl.config.methods import MethodsSettings
 from mcl.errors import UserError
 from mcl.methods.build import wanted_of
+from mcl.methods.flops import step_flops
 from mcl.methods.registry import method_of
 
 WHOLE = "backbone+pyramid+head"
