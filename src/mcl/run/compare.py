@@ -15,6 +15,7 @@ from mcl.engine.logging import console, duration
 from mcl.engine.run_folder import RunFolder
 from mcl.errors import RunFailed, UserError
 from mcl.run.guard import guarded
+from mcl.run.see import tell_report
 from mcl.studies.book import Book
 from mcl.studies.figures import draw_figures
 from mcl.studies.forecast import forecast, forecast_table
@@ -93,6 +94,7 @@ def _report(plan: Plan, book: Book, out: Path, settings: CompareSettings) -> dic
     drawn = draw_figures(results, out / FIGURES) if settings.figures else []
     for path in [out / RESULTS, *drawn]:
         console.print(f"  {path}", markup=False)
+    tell_report(out)
     return results
 
 

@@ -21,6 +21,7 @@ from mcl.run.data import data_demo
 from mcl.run.evaluate import percent
 from mcl.run.pretrain import pretrain
 from mcl.run.resume import require_same_settings
+from mcl.run.see import tell_report
 from mcl.run.side_by_side import run_side_by_side
 
 
@@ -138,3 +139,4 @@ def _print_table(summaries: dict[str, dict[str, Any]], out: Path) -> None:
         ("data/preview.png", "the data set"),
     ):  # fmt: skip
         console.print(f"  {out / name}: {what}", markup=False)
+    tell_report(*(out / name for name in ("scratch", "pretrained", "pretrain")))

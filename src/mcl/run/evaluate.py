@@ -28,6 +28,7 @@ from mcl.run.analysis import errors_table, write_analysis
 from mcl.run.claim import claim_folder
 from mcl.run.guard import guarded
 from mcl.run.masks import measures_masks
+from mcl.run.see import tell_report
 
 
 @guarded
@@ -72,6 +73,7 @@ def _evaluate(settings: EvaluateSettings, loop: LoopSettings) -> dict[str, Any]:
         **headline(numbers),
     }
     folder.write_json("summary.json", summary)
+    tell_report(folder.path)
     return summary
 
 

@@ -45,6 +45,7 @@ from mcl.run.guard import guarded
 from mcl.run.passes import encode_once, precise_norms, training_scenes
 from mcl.run.precision import precision_of_run, settle_precision
 from mcl.run.resume import start_or_resume, summary_of_ended
+from mcl.run.see import tell_report
 
 TITLE = "fine-tune"
 # What may change between the parts of a resumed run: it moves or paces things, and trains the same.
@@ -208,3 +209,4 @@ def _conclude(summary: dict[str, Any], folder: RunFolder) -> None:
     spent = f"{cost['images']:,} images in {cost['seconds']:.0f} s of training"
     line = f"box AP {percent(summary['box_AP'])}{masks} after {spent} ({cost['total_seconds']:.0f} s in all)"
     console.print(f"{line}; {folder.path}", markup=False)
+    tell_report(folder.path)

@@ -54,6 +54,7 @@ from mcl.run.claim import claim_folder
 from mcl.run.guard import guarded
 from mcl.run.precision import precision_of_run, settle_precision
 from mcl.run.resume import start_or_resume, summary_of_ended
+from mcl.run.see import tell_report
 from mcl.run.skipped import Skipped
 
 TITLE = "pretrain"
@@ -143,6 +144,7 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
         f"pre-trained in {duration(cost.seconds)} ({cost.images:,} images, {cost.images_per_second:.1f} images/s, "
         f"data wait {cost.data_wait:.0%}): {folder.path / FILE_NAME}"
     )
+    tell_report(folder.path)
     return summary
 
 
