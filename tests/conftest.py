@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+# What runs remember for the user is none of the tests' business, nor theirs the user's.
+KEPT = tempfile.TemporaryDirectory(prefix="mcl-tests-")
+os.environ["XDG_CACHE_HOME"] = KEPT.name
 sys.path.insert(0, str(Path(__file__).parent))
 
 from measured import record  # noqa: E402

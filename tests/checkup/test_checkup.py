@@ -19,8 +19,9 @@ from mcl.cli import main
 from mcl.config.base import from_values
 from mcl.config.doctor import DoctorSettings
 from mcl.engine.machine.precision import Format, Trial, Tried
+from mcl.engine.machine.remembered import Memory
 from mcl.errors import RunFailed, UserError
-from mcl.methods.step import TrainingStep
+from mcl.methods.step import TrainingStep, what_takes_time
 
 TINY = {
     "batch": 4, "image_size": 32, "model.backbone": "test_resnet", "model.pyramid_channels": 16, "model.hidden": 32,
@@ -151,10 +152,21 @@ def trial_of(**seconds: float | None) -> Trial:
 
 def test_a_quicker_format_than_the_one_set_is_advised(monkeypatch):
     monkeypatch.setattr(speed, "try_recipe", lambda *_: trial_of(fp32=1.0, bf16=0.5))
-    (warning,) = speed.check_precision(settings(), CPU, 4).warnings
+    (warning,) = speed.check_precision(settings(**{"loop.precision": "fp32"}), CPU, 4).warnings
+    assert "fp32, channels_last or fp32, contiguous is set, auto would take bf16" in warning
     assert "2.00 times as fast; --loop.precision bf16 --loop.channels_last true" in warning
-    assert speed.check_precision(settings(**{"loop.precision": "auto"}), CPU, 4).warnings == []
+    assert speed.check_precision(settings(), CPU, 4).warnings == []
     assert speed.check_precision(settings(**{"loop.precision": "bf16"}), CPU, 4).warnings == []
+
+
+def test_runs_take_what_the_doctor_has_found(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(speed, "try_recipe", lambda *_: trial_of(fp32=1.0, bf16=None, other=0.5))
+    speed.check_precision(settings(**{"loop.precision": "fp32"}), CPU, 4)
+    recipe = {**what_takes_time(settings()), "batch": 4}
+    assert Memory(recipe, settings().loop, CPU).find() is None, "only where nothing is set"
+    speed.check_precision(settings(), CPU, 4)
+    assert Memory(recipe, settings().loop, CPU).find().format == Format("fp32", False)
 
 
 def test_a_format_set_that_is_hopeless_here_is_a_warning(monkeypatch):

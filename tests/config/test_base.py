@@ -56,6 +56,17 @@ def test_switches(words, expected):
     assert parse(*words).overwrite is expected
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "auto"), (["--loop.channels_last"], True), (["--loop.channels_last", "auto"], "auto"),
+        (["--no-loop.channels_last"], False), (["--loop.channels_last", "false"], False), (["--loop.channels-last=true"], True),
+    ],
+)  # fmt: skip
+def test_a_switch_may_be_left_to_the_machine(words, expected):
+    assert parse(*words).loop.channels_last is expected or parse(*words).loop.channels_last == expected == "auto"
+
+
 def test_dashes_underscores_and_none():
     settings = parse("--image-size", "96", "--optim.clip-norm", "none", "--max-unreadable=0.5")
     assert settings.image_size == 96 and settings.optim.clip_norm is None and settings.max_unreadable == 0.5
@@ -69,6 +80,7 @@ def test_dashes_underscores_and_none():
         (["--optim.lr", "inf"], "--optim.lr: must be a finite number, got 'inf'"),
         (["--optim.betas", "[0.9,NaN]"], "--optim.betas.1: must be a finite number"),
         (["--optim.name", "lasr"], "did you mean 'lars'"),
+        (["--loop.channels_last=maybe"], "--loop.channels_last: must be true, false or 'auto', got 'maybe'"),
         (["--optim.lrr", "1"], "did you mean 'optim.lr'"),
         (["--warmup_steps", "1"], "did you mean 'schedule.warmup_steps'"),
         (["--method.assignment", "al"], "did you mean 'all'"),

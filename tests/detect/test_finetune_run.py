@@ -66,9 +66,12 @@ def test_frozen_trunk_is_handed_on_unchanged(toy, trunk, tmp_path):
 def test_precision_auto_is_decided_by_steps_of_a_copy(toy, trunk, tmp_path, monkeypatch):
     """What is written down is what was chosen, and the trial leaves the result alone."""
     given = {"trunk": str(trunk), "schedule.steps": 1, "precise_bn_images": 0}
-    monkeypatch.setattr(precision, "formats_for", lambda channels_last: [Format("fp32", False)])
-    finetune(settings_for(toy, tmp_path / "auto", **given, **{"loop.precision": "auto"}))
-    finetune(settings_for(toy, tmp_path / "set", **given, **{"loop.channels_last": False}))
+    monkeypatch.setattr(precision, "formats_for", lambda loop: [Format("fp32", False)])
+    monkeypatch.setattr(precision, "LEAST_STEPS", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    free = {"loop.precision": "auto", "loop.channels_last": "auto"}
+    finetune(settings_for(toy, tmp_path / "auto", **given, **free))
+    finetune(settings_for(toy, tmp_path / "set", **given, **{"loop.precision": "fp32", "loop.channels_last": False}))
     loops = [yaml.safe_load((tmp_path / run / "config.yaml").read_text())["loop"] for run in ("auto", "set")]
     assert loops[0] == loops[1] and loops[0]["precision"] == "fp32"
     auto, told = (load_file(tmp_path / run / "detector.safetensors") for run in ("auto", "set"))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mcl.config.optim import LoopSettings
 from mcl.engine.machine import precision
 from mcl.engine.machine.precision import Format, formats_for, try_formats
 from mcl.errors import OutOfMemory
 
 CPU = torch.device("cpu")
-FP32, BF16, OTHER = formats_for(True)
+FREE = LoopSettings(precision="auto", channels_last="auto")
+FP32, BF16, OTHER = formats_for(FREE)
 
 
 class Clock:
@@ -34,15 +36,51 @@ class Clock:
         return step
 
 
-def trial(monkeypatch, seconds, slowdown: float = 0.5):
+def trial(monkeypatch, seconds, slowdown: float = 0.5, steps: int | None = None):
     monkeypatch.setattr(precision, "bf16_slowdown", lambda: slowdown)
     clock = Clock(seconds)
-    return try_formats(clock.build, list(seconds), CPU, clock), clock
+    return try_formats(clock.build, list(seconds), CPU, clock, steps=steps), clock
 
 
-def test_formats_begin_with_the_default():
-    assert formats_for(True) == [Format("fp32", True), Format("bf16", True), Format("fp32", False)]
-    assert formats_for(False)[0] == Format("fp32", False) and str(FP32) == "fp32, channels_last"
+def test_what_is_set_is_not_tried_and_the_default_comes_first():
+    assert [Format("fp32", True), Format("bf16", True), Format("fp32", False)] == [FP32, BF16, OTHER]
+    assert formats_for(LoopSettings(precision="fp32")) == [FP32, OTHER]
+    assert formats_for(LoopSettings(channels_last=False)) == [OTHER, Format("bf16", False)]
+    assert formats_for(LoopSettings(precision="bf16")) == [BF16, Format("bf16", False)]
+    assert formats_for(LoopSettings(precision="bf16", channels_last=False)) == [Format("bf16", False)]
+    assert LoopSettings() == FREE and str(FP32) == "fp32, channels_last"
+
+
+def test_a_layout_is_taken_sooner_than_another_number_format(monkeypatch):
+    assert trial(monkeypatch, {FP32: 1.0, BF16: 0.92, OTHER: 0.94})[0].chosen.format == OTHER
+    assert trial(monkeypatch, {FP32: 1.0, BF16: 0.7, OTHER: 0.75})[0].chosen.format == OTHER, "bf16 is hardly quicker"
+    assert trial(monkeypatch, {FP32: 1.0, BF16: 0.6, OTHER: 0.75})[0].chosen.format == BF16
+
+
+def test_the_ratio_is_told(monkeypatch):
+    found, _ = trial(monkeypatch, {FP32: 1.0, BF16: 0.5, OTHER: 1.0})
+    assert found.gain == 2.0 and "takes bf16, channels_last, 2.00 times as fast as fp32, channels_last" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "counts"),
+    [
+        (0.01, 100, [4, 4, 4]),  # 3 seconds are plenty
+        (0.4, 100, [2, 2, 2]),  # 3 seconds: a step to warm up and one that is timed
+        (1.0, 100, [2, 0, 0]),  # too short a run for the others
+        (1.0, 1500, [4, 4, 4]),  # 1 % of it is 15 steps
+    ],
+)
+def test_the_trial_of_a_run_is_short(monkeypatch, step, steps, counts):
+    found, clock = trial(monkeypatch, {FP32: step, BF16: step / 1.5, OTHER: step}, steps=steps)
+    assert [clock.steps.get(chosen, 0) for chosen in (FP32, BF16, OTHER)] == counts
+    assert found.seconds <= max(3.0, 0.01 * step * steps)
+    assert found.was_too_short is (counts[1] == 0) and ("the run is too short" in str(found)) is found.was_too_short
+
+
+def test_what_is_not_tried_leaves_its_time_to_the_others(monkeypatch):
+    _, clock = trial(monkeypatch, {FP32: 0.4, BF16: 0.4, OTHER: 0.4}, slowdown=9.0, steps=100)
+    assert clock.steps == {FP32: 3, OTHER: 3}
 
 
 def test_what_is_clearly_quicker_is_taken(monkeypatch):
@@ -54,7 +92,7 @@ def test_what_is_clearly_quicker_is_taken(monkeypatch):
 
 
 def test_what_is_hardly_quicker_is_not(monkeypatch):
-    assert trial(monkeypatch, {FP32: 1.0, BF16: 0.95, OTHER: 0.91})[0].chosen.format == FP32
+    assert trial(monkeypatch, {FP32: 1.0, BF16: 0.91, OTHER: 0.96})[0].chosen.format == FP32
 
 
 def test_a_hopeless_format_is_given_up_in_its_first_step(monkeypatch):
@@ -85,7 +123,7 @@ def test_processes_decide_by_numbers_that_they_agree_on(monkeypatch):
     asked = []
     agree = lambda number: asked.append(number) or 1.0  # noqa: E731
     found = try_formats(clock.build, [FP32, BF16], CPU, clock, agree)
-    assert found.chosen.format == FP32 and asked == [*[1.0] * 4, 0.5, *[0.5] * 4]
+    assert found.chosen.format == FP32 and asked == [0.5, 0.0, *[1.0] * 4, 0.0, *[0.5] * 4], "bf16's slowness, then building and 4 steps of each"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +144,7 @@ def test_what_does_not_fit_memory_is_not_taken(monkeypatch, error):
 
         return step
 
-    assert try_formats(build, formats_for(True), CPU).chosen.format == BF16
+    assert try_formats(build, formats_for(FREE), CPU).chosen.format == BF16
     with pytest.raises(OutOfMemory, match="no step fits: fp32, channels_last does not fit the machine's memory; fp32"):
         try_formats(build, [FP32, OTHER], CPU)
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
+
+from mcl.engine.machine.processor import cpu_model
 
 
 def describe_machine() -> dict[str, Any]:
     """CPU, cores, memory, GPU, versions and thread settings, as plain types."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "memory_gb": round(_memory_bytes() / 2**30, 1),
@@ -36,15 +37,6 @@ def one_line(machine: dict[str, Any]) -> str:
         ", ".join(machine["gpus"]) or f"{machine['cpu']}, {machine['cores']} cores ({machine['capability']})"
     )
     return f"{where}; torch {machine['torch']}, {machine['threads']} threads"
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _memory_bytes() -> int:

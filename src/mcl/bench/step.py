@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mcl.config.bench import BenchSettings, BenchStepSettings
-from mcl.engine.machine.precision import Format, try_formats, why_unfit, with_format
+from mcl.engine.machine.precision import Format, format_of, try_formats, why_unfit, with_format
 from mcl.errors import RunFailed
 from mcl.methods.base import Method
 from mcl.methods.registry import method_of
@@ -59,7 +59,7 @@ def with_loop(settings: BenchSettings, **changes: Any) -> BenchSettings:
 
 def best_layout(settings: BenchSettings, device: torch.device) -> tuple[BenchSettings, str]:
     """The recipe in the memory layout that is quicker for it here, and how to call that: found by a trial of steps."""
-    precision = settings.loop.precision
+    precision = format_of(settings.loop).precision
     trial = try_formats(
         pretraining_step(settings, device), [Format(precision, True), Format(precision, False)], device
     )
@@ -78,12 +78,12 @@ def variant_name(settings: BenchSettings) -> str:
 
 
 def baselines_of(settings: BenchStepSettings) -> dict[str, BenchSettings]:
-    """Other methods at the same backbone, images, optimizer and precision; each with its own defaults.
+    """Other methods at the same backbone, images and optimizer, in fp32 too; each with its own defaults.
 
     Raises:
         UserError: there is no such method.
     """
-    found = {}
+    found, settings = {}, with_loop(settings, precision="fp32")
     for name in settings.baselines:
         kind = settings.choices[0].settings_of(name)
         trained = {"parts": settings.baseline_parts} if "parts" in kind.model_fields else {}

@@ -11,13 +11,15 @@ from mcl.bench.loading import loader_rate
 from mcl.bench.tables import Table
 from mcl.checkup.finding import Finding
 from mcl.config.doctor import DoctorSettings
+from mcl.config.optim import LoopSettings
 from mcl.data.loading.dataset import UnlabeledImages
 from mcl.data.loading.views import ViewMaker
 from mcl.engine.machine.memory import usable_cores
-from mcl.engine.machine.precision import Format, Trial
+from mcl.engine.machine.precision import Trial, format_of, formats_for
+from mcl.engine.machine.remembered import Memory
 from mcl.errors import RunFailed
 from mcl.methods.build import wanted_of
-from mcl.methods.step import try_recipe
+from mcl.methods.step import try_recipe, what_takes_time
 
 PRECISION_COLUMNS = {
     "what": ("number format", "{}"), "seconds": ("a step", "{:.3f} s"), "images_per_second": ("images/s", "{:.1f}"),
@@ -26,13 +28,18 @@ PRECISION_COLUMNS = {
 LOADER_COLUMNS = {
     "workers": ("workers", "{}"), "images_per_second": ("images/s", "{:.1f}"), "share": ("of what a step takes", "{:.0%}"),
 }  # fmt: skip
+FREE = LoopSettings(precision="auto", channels_last="auto")
 SPARE = 1.1  # times what a step takes: the loader keeps up
 
 
 def check_precision(settings: DoctorSettings, device: torch.device, batch: int) -> Finding:
-    """The trial of ``--loop.precision auto`` at ``batch`` images, against the format that is set."""
+    """A trial of number formats and layouts at ``batch`` images, against what is set.
+
+    Where nothing is set, runs of the recipe on this machine take what it has chosen.
+    """
+    fitting = settings.model_copy(update={"batch": batch})
     try:
-        trial = try_recipe(settings.model_copy(update={"batch": batch}), device)
+        trial = try_recipe(fitting, device, list(dict.fromkeys([*formats_for(FREE), format_of(settings.loop)])))
     except RunFailed as error:
         return Finding("precision", Table("Precision", PRECISION_COLUMNS), "", [str(error)])
     rows = [
@@ -40,10 +47,12 @@ def check_precision(settings: DoctorSettings, device: torch.device, batch: int) 
          "images_per_second": batch / tried.seconds if tried.seconds else None}
         for tried in trial.tried
     ]  # fmt: skip
-    chosen = trial.chosen
-    own = settings.loop.precision
+    chosen, allowed = trial.chosen, formats_for(settings.loop)
+    if allowed == formats_for(FREE):
+        Memory(what_takes_time(fitting), settings.loop, device).keep(trial)
+    own = " or ".join(map(str, allowed))
     verdict = (
-        f"auto takes {chosen.format}" if own == "auto" else f"{own} is set, auto would take {chosen.format}"
+        f"auto takes {chosen.format}" if chosen.format in allowed else f"{own} is set, auto would take {chosen.format}"
     )
     warnings = [f"{verdict}: {advice}"] if (advice := _advice(settings, trial)) else []
     title = f"Precision: a step of {batch} images ({trial.seconds:.0f} s of trial)"
@@ -52,17 +61,14 @@ def check_precision(settings: DoctorSettings, device: torch.device, batch: int) 
 
 
 def _advice(settings: DoctorSettings, trial: Trial) -> str:
-    loop, chosen = settings.loop, trial.chosen
-    if loop.precision == "auto":
+    chosen, allowed = trial.chosen, formats_for(settings.loop)
+    if chosen.format in allowed:
         return ""
-    own = Format(loop.precision, loop.channels_last)
-    if own == chosen.format:
-        return ""
-    times = {tried.format: tried.seconds for tried in trial.tried}
+    times = [tried.seconds for tried in trial.tried if tried.format in allowed and tried.seconds is not None]
     flags = f"--loop.precision {chosen.format.precision} --loop.channels_last {str(chosen.format.channels_last).lower()}"
-    if times.get(own) is None:
+    if not times:
         return f"the format that is set is slow or cannot run here; {flags}"
-    faster = times[own] / chosen.seconds
+    faster = min(times) / chosen.seconds
     return f"{faster:.2f} times as fast; {flags}" if faster > 1 else ""
 
 

@@ -239,7 +239,7 @@ def _section_of(annotation: Any) -> type[Section] | None:
 
 def _canonical(argv: Sequence[str], command: type[Command]) -> list[str]:
     """Flags under their one name and with a value: ``--image-size``, ``--resume`` and ``--no-resume`` are understood."""
-    flags = {name: field.annotation is bool for name, field in flat_fields(command)}
+    flags = {name: _words_of_switch(field.annotation) for name, field in flat_fields(command)}
     words: list[str] = []
     for position, argument in enumerate(argv):
         name, equals, value = argument[2:].partition("=")
@@ -247,13 +247,20 @@ def _canonical(argv: Sequence[str], command: type[Command]) -> list[str]:
         if name in flags:
             words.append(f"--{name}{equals}{value}")
             following = argv[position + 1] if position + 1 < len(argv) else "--"
-            if flags[name] and not equals and following.lower() not in ("true", "false"):
+            if flags[name] and not equals and following.lower() not in flags[name]:
                 words.append("true")
         elif flags.get(name.removeprefix("no_")) and not equals:
             words += [f"--{name.removeprefix('no_')}", "false"]
         else:
             words.append(argument)
     return words
+
+
+def _words_of_switch(annotation: Any) -> set[str]:
+    """What a setting takes that may be given as a bare ``--flag``: a bool, or one that knows other words too (``auto``)."""
+    if annotation is not bool and bool not in get_args(annotation):
+        return set()
+    return {"true", "false", *(word for option in get_args(annotation) for word in get_args(option))}
 
 
 def _with_nulls(command: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:

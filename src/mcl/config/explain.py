@@ -59,13 +59,17 @@ def explain_validation(error: ValidationError, layers: list[tuple[str, dict[str,
     for problem in error.errors():
         # Locations of union members and list items are kept; pydantic's own tags (in brackets) are not.
         path = [str(part) for part in problem["loc"] if not str(part).startswith(("function-", "tagged-"))]
+        if path[-1:] == ["bool"]:
+            continue  # of a switch that knows other words too: the complaint about those comes next and names all
+        is_switch = path and path[-1].startswith("literal[")
+        path = path[:-1] if is_switch else path
         name = ".".join(path)
         if problem["type"] == "missing":
             lines.append(f"--{name} is required")
             continue
         message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ").strip()
         is_rule = problem["type"] == "value_error"
-        wanted = message if is_rule else f"must be {message}"
+        wanted = message if is_rule else f"must be {'true, false or ' * is_switch}{message}"
         origin = next((origin for origin, layer in reversed(layers) if _has(layer, path)), "")
         where = f"{origin}: " if origin else ""
         value = "" if is_rule or isinstance(problem["input"], Mapping) else f", got {problem['input']!r}"

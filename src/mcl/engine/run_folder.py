@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any
 from mcl.engine.lock import FolderLock
 from mcl.engine.processes.distributed import barrier, is_main
 from mcl.errors import UserError
+from mcl.files import write_whole
 from mcl.run_files import CHECKPOINTS, CONFIG, LOCK
 
 #: what a run adds to as it goes on; the rest of what it writes before its first checkpoint, the next one replaces
@@ -138,14 +137,7 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> Path:
         """Write a small file completely or not at all."""
         target = self.path / name
-        partial = target.with_name(target.name + ".partial")
-        try:
-            partial.write_text(text, "utf-8")
-            os.replace(partial, target)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
+        write_whole(target, text)
         return target
 
     def write_json(self, name: str, content: Any) -> Path:

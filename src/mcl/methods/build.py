@@ -14,6 +14,7 @@ from mcl.config.pretrain import ModelSettings, ViewSettings
 from mcl.data.computed import Survey
 from mcl.data.loading.views import Wanted
 from mcl.data.sources.pictures import Picture
+from mcl.engine.machine.precision import format_of
 from mcl.errors import UserError
 from mcl.methods.base import Method
 from mcl.methods.registry import method_of
@@ -48,7 +49,7 @@ def build_method(
     """A method with the weights that the recipe's seed gives, in train mode on the CPU.
 
     Args:
-        settings: the recipe; ``loop.precision`` must not be ``auto`` any more when the method is used.
+        settings: the recipe; where ``auto`` is still in its loop, the method computes in the default format.
         pretrained: take timm's weights for the backbone (downloads them).
         fill: puts weights from elsewhere into the trunk, before the target is copied from it.
 
@@ -57,7 +58,7 @@ def build_method(
             are not known where ``loop.activation_checkpointing`` needs them; a library that the method is built from
             is not installed.
     """
-    model, loop = settings.model, settings.loop
+    model, loop, form = settings.model, settings.loop, format_of(settings.loop)
     kind = method_of(settings.method.name)
     spec = TrunkSpec(
         model.backbone, model.pyramid_channels, model.head_convs, settings.image_size, finer=model.finer
@@ -65,12 +66,12 @@ def build_method(
     with seeded(STREAM_WEIGHTS, settings.seed):
         trunk = Trunk(spec, pretrained)
         fill(trunk)
-        built = kind(trunk, model, settings.method, settings.seed, loop.precision, loop.channels_last)
+        built = kind(trunk, model, settings.method, settings.seed, form.precision, form.channels_last)
     if loop.matrix_gradients:
         use_matrix_gradients(trunk)
     if loop.activation_checkpointing and not recompute_blocks(trunk.backbone.body):
         raise UserError(f"--loop.activation_checkpointing: does not know the blocks of {model.backbone}")
-    return to_layout(built, loop.channels_last)
+    return to_layout(built, form.channels_last)
 
 
 def settle_method(settings: R, pictures: Sequence[Picture]) -> R:
@@ -96,8 +97,9 @@ def wanted_of(settings: Recipe, survey: Survey | None = None) -> Wanted:
 
 def compute_in(method: Method, loop: LoopSettings) -> Method:
     """Let a built method compute as ``loop.precision`` and ``loop.channels_last`` say; returns it."""
-    method.precision, method.channels_last = loop.precision, loop.channels_last
-    return to_layout(method, loop.channels_last)
+    form = format_of(loop)
+    method.precision, method.channels_last = form.precision, form.channels_last
+    return to_layout(method, form.channels_last)
 
 
 def to_layout(method: Method, channels_last: bool) -> Method:

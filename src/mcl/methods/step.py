@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -85,6 +85,15 @@ def pretraining_step(settings: Recipe, device: torch.device) -> Callable[[Format
     return lambda chosen: TrainingStep(with_format(settings, chosen), device)
 
 
-def try_recipe(settings: Recipe, device: torch.device) -> Trial:
-    """The trial of ``loop.precision auto`` for a recipe, without a run."""
-    return try_formats(pretraining_step(settings, device), formats_for(settings.loop.channels_last), device)
+def try_recipe(settings: Recipe, device: torch.device, formats: Sequence[Format] = ()) -> Trial:
+    """The trial of formats (default: of those that the recipe leaves free) without a run."""
+    return try_formats(pretraining_step(settings, device), formats or formats_for(settings.loop), device)
+
+
+def what_takes_time(settings: Recipe) -> dict[str, Any]:
+    """Whatever of a recipe (besides its loop) decides how long its step takes, as plain types."""
+    return {
+        "method": settings.method.model_dump(mode="json"), "model": settings.model.model_dump(mode="json"),
+        "image_size": settings.image_size, "batch": settings.batch, "accumulate": settings.accumulate,
+        "optimizer": settings.optim.name,
+    }  # fmt: skip

@@ -30,7 +30,7 @@ from mcl.data.sources.find import find_images
 from mcl.engine.logging import console
 from mcl.engine.machine.allocator import freed_memory_kept
 from mcl.engine.machine.device import prepare_device
-from mcl.engine.machine.precision import with_format
+from mcl.engine.machine.precision import is_free, with_format
 from mcl.errors import about
 from mcl.methods.step import try_recipe
 from mcl.run.pretrain import pretrain
@@ -99,8 +99,8 @@ def bench_scale(settings: BenchScaleSettings) -> dict[str, Any]:
 
 
 def _with_tried_format(settings: R, device: torch.device) -> R:
-    """``loop.precision auto`` replaced by what a trial chooses."""
-    if settings.loop.precision != "auto":
+    """Number format and layout, where they are free, as a trial chooses."""
+    if not is_free(settings.loop):
         return settings
     trial = try_recipe(settings, device)
     console.print(f"precision: {trial}", markup=False)

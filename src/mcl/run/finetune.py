@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from mcl.engine.logging import console, warnings_of
 from mcl.engine.loop import run_loop
 from mcl.engine.machine.allocator import freed_memory_kept
 from mcl.engine.machine.device import device_type, prepare_device
-from mcl.engine.machine.precision import Format, with_format
+from mcl.engine.machine.precision import Format, format_of, is_free
 from mcl.engine.optim import Schedule, resolve_length
 from mcl.engine.processes.distributed import (
     broadcast_module,
@@ -43,7 +44,7 @@ from mcl.run.detector_start import plan_detector, start_detector, what_was_loade
 from mcl.run.evaluate import check_classes, headline, measure, percent
 from mcl.run.guard import guarded
 from mcl.run.passes import encode_once, precise_norms, training_scenes
-from mcl.run.precision import precision_of_run, settle_precision
+from mcl.run.precision import precision_of_run, settle_precision, settled
 from mcl.run.resume import start_or_resume, summary_of_ended
 from mcl.run.see import tell_report
 
@@ -139,12 +140,9 @@ def _train(
     if settings.loop.channels_last:
         detector.to(memory_format=torch.channels_last)
     frozen = freeze(detector, settings.freeze)
-    length = settings.schedule
-    if length.steps is None and length.epochs is None:
-        length = length.model_copy(update={"steps": DEFAULT_STEPS})
     order = sampling_order(scenes, settings.sampling, settings.repeat_threshold, settings.seed)
-    total, warmup = resolve_length(length, steps_per_epoch(order.samples, settings.batch))
-    schedule = Schedule(length, settings.optim.peak_lr(settings.batch), total, warmup)
+    total, warmup = _length(settings, order.samples)
+    schedule = Schedule(settings.schedule, settings.optim.peak_lr(settings.batch), total, warmup)
     training = DetectorTraining(
         detector, settings.optim, schedule, settings.batch, device, frozen, precision=settings.loop.precision
     )
@@ -167,15 +165,24 @@ def _train(
     return training, summary.as_dict()
 
 
+def _length(settings: FinetuneSettings, samples: int) -> tuple[int, int]:
+    """(steps, steps of the warm-up)."""
+    length = settings.schedule
+    if length.steps is None and length.epochs is None:
+        length = length.model_copy(update={"steps": DEFAULT_STEPS})
+    return resolve_length(length, steps_per_epoch(samples, settings.batch))
+
+
 def _settle(
     settings: FinetuneSettings, plan: DetectorPlan, detector: Detector, scenes: CocoScenes,
     folder: RunFolder, device: torch.device,
 ) -> FinetuneSettings:  # fmt: skip
-    """``loop.precision auto`` decided, by steps of copies of the detector on the first scenes."""
-    if settings.loop.precision != "auto":
+    """Number format and layout decided, by steps of copies of the detector on the first scenes."""
+    if not is_free(settings.loop):
         return settings
-    if settings.freeze == "trunk":  # its features are computed once, and the heads alone are no work
-        return with_format(settings, Format("fp32", settings.loop.channels_last))
+    if settings.freeze == "trunk":  # its features are computed once
+        chosen = format_of(settings.loop)
+        return settled(settings, folder, chosen, f"takes {chosen}: the heads alone are no work")
     dataset = training_scenes(settings, plan, scenes)
     batch = collate([dataset[0, i % len(dataset)] for i in range(per_process(settings.batch))])
 
@@ -190,7 +197,13 @@ def _settle(
         )
         return lambda: training.train_step(batch, 0)
 
-    return settle_precision(settings, folder, device, build)
+    recipe = {
+        "trunk": asdict(plan.spec), "detector": plan.settings.model_dump(mode="json"), "classes": len(plan.names),
+        "image_size": plan.image_size, "views": settings.views.model_dump(mode="json"), "batch": len(batch[0]),
+        "freeze": settings.freeze, "optimizer": settings.optim.name,
+    }  # fmt: skip
+    order = sampling_order(scenes, settings.sampling, settings.repeat_threshold, settings.seed)
+    return settle_precision(settings, folder, device, build, recipe, _length(settings, order.samples)[0])
 
 
 def _announce(notes: list[str], plan: DetectorPlan, detector: Detector, report: LoadReport | None) -> None:

@@ -45,7 +45,7 @@ from mcl.interop.reading.initial import apply_initial_weights
 from mcl.methods.base import Method
 from mcl.methods.build import build_method, compute_in, settle_method, wanted_of
 from mcl.methods.neighbours import ClassFolders, neighbour_accuracies
-from mcl.methods.step import pretraining_step, update
+from mcl.methods.step import pretraining_step, update, what_takes_time
 from mcl.methods.turned import StartingWeights
 from mcl.nn.compiled import compile_trunks
 from mcl.nn.sync_norm import synchronise_norms
@@ -95,11 +95,12 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
     settings = precision_of_run(settings, folder)
     started = start_or_resume(folder, settings, MAY_DIFFER, TITLE, len(paths))
     one = settings.model_copy(update={"batch": share})
-    settings = settle_precision(settings, folder, device, pretraining_step(one, device))
-    method = _made_ready(method, settings, device)
-
     per_epoch = steps_per_epoch(len(paths), settings.batch)
     total, warmup = resolve_length(settings.schedule, per_epoch)
+    step = pretraining_step(one, device)
+    settings = settle_precision(settings, folder, device, step, what_takes_time(one), total)
+    method = _made_ready(method, settings, device)
+
     schedule = Schedule(settings.schedule, settings.optim.peak_lr(settings.batch), total, warmup)
     skipped = Skipped(folder, settings.max_unreadable, {printable(str(path)): why for path, why in unreadable.items()})
     start = StartingWeights(method.trunk) if is_main() and knows_start else None

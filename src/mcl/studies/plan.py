@@ -12,6 +12,7 @@ from typing import Any
 from mcl.config.base import Command, from_values
 from mcl.config.finetune import FinetuneSettings
 from mcl.config.pretrain import PretrainSettings
+from mcl.engine.machine.precision import format_of, with_format
 from mcl.errors import UserError
 from mcl.studies.budgets import Budgets
 from mcl.studies.cells import Cell, Variant, cells_of, flat, variants_of
@@ -300,7 +301,8 @@ class Plan:
 
     def _checked(self, command: type[Command], section: str, entry: str, values: dict[str, Any]):
         try:
-            return from_values(command, {"out": "out", "loop.threads": self.threads, **values})
+            settings = from_values(command, {"out": "out", "loop.threads": self.threads, **values})
+            return with_format(settings, format_of(settings.loop))  # all in one format, wherever they run
         except UserError as error:
             where = f"starts.{entry}" if entry else section
             raise UserError(f"{self.path}: {where}: {error}") from None

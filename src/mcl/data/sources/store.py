@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from mcl.files import user_cache
+
 FORMAT = 1
 KEPT = 2  # generations
 
@@ -39,19 +41,11 @@ class Stored:
 
 
 def cache_folder(setting: Path | None) -> Path:
-    """The folder for what is computed once about data: as set, or ``$XDG_CACHE_HOME/mcl`` (``~/.cache/mcl``).
+    """The folder for what is computed once about data: as set, or the user's cache.
 
-    A user without a home (a container's number without HOME) gets ``/.cache/mcl``, as Docker would have it; what
-    cannot be written there is done without, or told with the setting ``data_cache``.
+    What cannot be written there is done without, or told with the setting ``data_cache``.
     """
-    if setting is not None:
-        return setting
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "mcl"
-    try:
-        return Path.home() / ".cache/mcl"
-    except RuntimeError:
-        return Path("/.cache/mcl")
+    return user_cache() if setting is None else setting
 
 
 class IndexStore:

@@ -1,4 +1,4 @@
-"""``loop.precision auto``: a few steps in each number format and memory layout, and the quickest is taken.
+"""What ``auto`` becomes: a few steps in each number format and memory layout, and the quickest is taken.
 
 A trial is a timing, and a timing of two that are close is a coin toss. So another format than the default is
 taken only if it is clearly quicker, and the choice is written down: a resumed run takes it from there.
@@ -9,22 +9,27 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import TypeVar
 
 import torch
 from torch.nn.functional import conv2d
 
 from mcl.config.base import Command
+from mcl.config.optim import LoopSettings
 from mcl.engine.machine.memory import is_out_of_memory
 from mcl.errors import OutOfMemory
 
 S = TypeVar("S", bound=Command)
 STEPS = 3  # timed, after one that is not
 LONG = 30.0  # seconds of timed steps that are enough, however few
-CLEARLY = 0.9  # of the default's time or less: taken
+SHORT, SHARE = 3.0, 0.01  # seconds, or share of the run, that the trial of a run may take: the larger
+CLEARLY = 0.9  # of the default's time or less: another number format is taken
+ANOTHER_LAYOUT = 0.95  # likewise, where only the layout differs: it gives the same numbers up to rounding
 HOPELESS = 2.0  # times the best so far in one step: given up
 PROBE_SHAPE = (4, 64, 64, 64)  # of the convolution that tells whether a CPU computes bf16 or imitates it
+TOO_SHORT = "not tried: the run is too short"
 
 
 @dataclass(frozen=True)
@@ -64,19 +69,75 @@ class Trial:
 
     @property
     def chosen(self) -> Tried:
-        """The default, unless another needs at most 90 % of its time (or the default cannot run)."""
-        default = self.tried[0]
-        best = min((t for t in self.tried if t.seconds is not None), key=lambda t: t.seconds)
-        keep = default.seconds is not None and best.seconds > CLEARLY * default.seconds
-        return default if keep else best
+        """The default, unless another is clearly quicker: needs at most 95 % of its time in the same number format, 90 %
+        in another (or the default cannot run)."""
+        default, able = self.tried[0], [tried for tried in self.tried if tried.seconds is not None]
+        best = default if default in able else min(able, key=lambda tried: tried.seconds)
+        for tried in sorted(able, key=lambda tried: tried.format.precision != default.format.precision):
+            same = tried.format.precision == best.format.precision
+            if tried.seconds <= (ANOTHER_LAYOUT if same else CLEARLY) * best.seconds:
+                best = tried
+        return best
+
+    @property
+    def gain(self) -> float | None:
+        """Steps of the default's time over the chosen one's; none where the default cannot run."""
+        default = self.tried[0].seconds
+        return default / self.chosen.seconds if default else None
+
+    @property
+    def was_too_short(self) -> bool:
+        """Whether a format was left out because the run is too short for it."""
+        return any(tried.note == TOO_SHORT for tried in self.tried)
 
     def __str__(self) -> str:
-        return f"{'; '.join(map(str, self.tried))} a step: takes {self.chosen.format} (trial of {self.seconds:.1f} s)"
+        chosen, others = self.chosen, "; ".join(map(str, self.tried))
+        gain = f", {self.gain:.2f} times as fast as {self.tried[0].format}" if chosen != self.tried[0] and self.gain else ""
+        return f"{others} a step: takes {chosen.format}{gain} (trial of {self.seconds:.1f} s)"
 
 
-def formats_for(channels_last: bool) -> list[Format]:
-    """What is tried: fp32 in the layout that is set (the default), bf16, and fp32 in the other layout."""
-    return [Format("fp32", channels_last), Format("bf16", True), Format("fp32", not channels_last)]
+def format_of(loop: LoopSettings) -> Format:
+    """What is set; where ``auto`` is, the default: fp32, channels_last."""
+    return Format("fp32" if loop.precision == "auto" else loop.precision, loop.channels_last is not False)
+
+
+def is_free(loop: LoopSettings) -> bool:
+    """Whether a trial may choose something."""
+    return "auto" in (loop.precision, loop.channels_last)
+
+
+def formats_for(loop: LoopSettings) -> list[Format]:
+    """What is tried: the default, bf16 if the number format is free, and the other layout if that is."""
+    default = format_of(loop)
+    found = [default]
+    if loop.precision == "auto":
+        found.append(Format("bf16", default.channels_last))
+    if loop.channels_last == "auto":
+        found.append(Format(default.precision, not default.channels_last))
+    return found
+
+
+@dataclass
+class _Length:
+    """How many steps of each format are timed.
+
+    Args:
+        formats: that get steps.
+        of_run: steps of the run that the trial is for; none: it may be as long as it likes.
+    """
+
+    formats: int
+    of_run: int | None
+    rounds: int | None = field(default=None, init=False)
+
+    def rounds_after(self, building: float, step: float) -> int:
+        """Of each format, told by the first timed step; fewer than one: this format has been the only one."""
+        if self.rounds is None:
+            self.rounds = STEPS
+            if self.of_run is not None:
+                allowed = max(SHORT, SHARE * self.of_run * step)
+                self.rounds = min(STEPS, int((allowed / self.formats - building) / max(step, 1e-9)) - 1)
+        return self.rounds
 
 
 def try_formats(
@@ -85,6 +146,7 @@ def try_formats(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
     agree: Callable[[float], float] = lambda number: number,
+    steps: int | None = None,
 ) -> Trial:
     """Time a few steps of each format, one format after the other, so that one model at a time is held.
 
@@ -95,16 +157,20 @@ def try_formats(
         clock: seconds.
         agree: makes a measured number the same on all processes of a run, so that all of them do the same steps
             and choose alike; called on each of them for the same numbers in the same order.
+        steps: of the run that the trial is for: it takes about 3 s or 1 % of the run, whichever is more, and leaves
+            formats out where that is not enough; none: 3 steps of each.
 
     Raises:
         OutOfMemory: no format has room for a step.
     """
     began, tried, best = clock(), [], None
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        for chosen in formats:
-            note = why_unfit(chosen, device, agree)
-            times, note = ([], note) if note else _time(build, chosen, device, best, clock, agree)
+    unfit = {chosen: why_unfit(chosen, device, agree) for chosen in formats}
+    length = _Length(list(unfit.values()).count(""), steps)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for chosen, note in unfit.items():
+            if not note and length.rounds is not None and length.rounds < 1:
+                note = TOO_SHORT
+            times, note = ([], note) if note else _time(build, chosen, device, best, clock, agree, length)
             tried.append(Tried(chosen, min(times) if times and not note else None, note))
             if tried[-1].seconds is not None and (best is None or tried[-1].seconds < min(best)):
                 best = times
@@ -122,14 +188,16 @@ def with_format(settings: S, chosen: Format) -> S:
 
 
 def _time(
-    build, chosen: Format, device: torch.device, best: list[float] | None, clock, agree
+    build, chosen: Format, device: torch.device, best: list[float] | None, clock, agree, length: _Length
 ) -> tuple[list[float], str]:
     """(seconds of the timed steps, why there are none)."""
     times: list[float] = []
     step = None
     try:
+        began = clock()
         step = build(chosen)
-        for number in range(STEPS + 1):
+        building = agree(clock() - began)
+        for number in count():
             _wait(device)
             began = clock()
             step()
@@ -139,9 +207,8 @@ def _time(
             if best and (number or device.type == "cpu") and seconds > HOPELESS * max(best):
                 return [], f"given up after a step of {seconds:.3f} s"
             times += [seconds] if number else []
-            if sum(times) >= LONG:
-                break
-        return times, ""
+            if number and (number >= length.rounds_after(building, seconds) or sum(times) >= LONG):
+                return times, ""
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
