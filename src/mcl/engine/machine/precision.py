@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
 
@@ -19,12 +19,10 @@ from torch.nn.functional import conv2d
 from mcl.config.base import Command
 from mcl.config.optim import LoopSettings
 from mcl.engine.machine.memory import is_out_of_memory
+from mcl.engine.machine.trial_length import LONG, STEPS, TrialLength
 from mcl.errors import OutOfMemory
 
 S = TypeVar("S", bound=Command)
-STEPS = 3  # timed, after one that is not
-LONG = 30.0  # seconds of timed steps that are enough, however few
-SHORT, SHARE = 3.0, 0.01  # seconds, or share of the run, that the trial of a run may take: the larger
 CLEARLY = 0.9  # of the default's time or less: another number format is taken
 ANOTHER_LAYOUT = 0.95  # likewise, where only the layout differs: it gives the same numbers up to rounding
 HOPELESS = 2.0  # times the best so far in one step: given up
@@ -91,6 +89,8 @@ class Trial:
         return any(tried.note == TOO_SHORT for tried in self.tried)
 
     def __str__(self) -> str:
+        if len(self.tried) > 1 and all(tried.note for tried in self.tried[1:]) and self.was_too_short:
+            return f"takes {self.tried[0].format}: the run is too short for a trial"
         chosen, others = self.chosen, "; ".join(map(str, self.tried))
         gain = f", {self.gain:.2f} times as fast as {self.tried[0].format}" if chosen != self.tried[0] and self.gain else ""
         return f"{others} a step: takes {chosen.format}{gain} (trial of {self.seconds:.1f} s)"
@@ -115,29 +115,6 @@ def formats_for(loop: LoopSettings) -> list[Format]:
     if loop.channels_last == "auto":
         found.append(Format(default.precision, not default.channels_last))
     return found
-
-
-@dataclass
-class _Length:
-    """How many steps of each format are timed.
-
-    Args:
-        formats: that get steps.
-        of_run: steps of the run that the trial is for; none: it may be as long as it likes.
-    """
-
-    formats: int
-    of_run: int | None
-    rounds: int | None = field(default=None, init=False)
-
-    def rounds_after(self, building: float, step: float) -> int:
-        """Of each format, told by the first timed step; fewer than one: this format has been the only one."""
-        if self.rounds is None:
-            self.rounds = STEPS
-            if self.of_run is not None:
-                allowed = max(SHORT, SHARE * self.of_run * step)
-                self.rounds = min(STEPS, int((allowed / self.formats - building) / max(step, 1e-9)) - 1)
-        return self.rounds
 
 
 def try_formats(
@@ -165,10 +142,10 @@ def try_formats(
     """
     began, tried, best = clock(), [], None
     unfit = {chosen: why_unfit(chosen, device, agree) for chosen in formats}
-    length = _Length(list(unfit.values()).count(""), steps)
+    length = TrialLength(list(unfit.values()).count(""), steps)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         for chosen, note in unfit.items():
-            if not note and length.rounds is not None and length.rounds < 1:
+            if not note and tried and not length.has_room(agree(clock() - began)):
                 note = TOO_SHORT
             times, note = ([], note) if note else _time(build, chosen, device, best, clock, agree, length)
             tried.append(Tried(chosen, min(times) if times and not note else None, note))
@@ -188,7 +165,7 @@ def with_format(settings: S, chosen: Format) -> S:
 
 
 def _time(
-    build, chosen: Format, device: torch.device, best: list[float] | None, clock, agree, length: _Length
+    build, chosen: Format, device: torch.device, best: list[float] | None, clock, agree, length: TrialLength
 ) -> tuple[list[float], str]:
     """(seconds of the timed steps, why there are none)."""
     times: list[float] = []
@@ -206,8 +183,11 @@ def _time(
             # A GPU's first step loads kernels, so only the timed steps of one tell something.
             if best and (number or device.type == "cpu") and seconds > HOPELESS * max(best):
                 return [], f"given up after a step of {seconds:.3f} s"
+            if not number and device.type == "cpu" and length.is_hopeless(building, seconds):
+                length.allowed = 0.0
+                return [seconds], ""
             times += [seconds] if number else []
-            if number and (number >= length.rounds_after(building, seconds) or sum(times) >= LONG):
+            if number and (number >= length.see(building, seconds) or sum(times) >= LONG):
                 return times, ""
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
