@@ -1,12 +1,13 @@
-"""What a good trunk is worth on each testbed: scratch, and a positive control, fine-tuned alike.
+"""What a good trunk is worth on each testbed: scratch, a positive control and tries at pre-training, fine-tuned alike.
 
-    python benchmarks/yardstick.py run [--data data] [--runs runs/yardstick] [--only TESTBED]
+    python benchmarks/yardstick.py run [--data data] [--runs runs/yardstick] [--only TESTBED] [--start START ...]
     python benchmarks/yardstick.py table
 
 The positive control is the trunk of the same detector after a long training on thousands of labelled scenes of all
 training objects. A testbed can judge pre-training if the control beats scratch by at least 6 box AP, with scratch
-between 15 and 45 AP. Settings are in yardstick.yaml; a run that is done is not run again, one that was stopped goes on.
-Started several times at once, the processes share the runs.
+between 15 and 45 AP. A try is a pre-training on the testbed's unlabeled images; it is given as the share of the way
+from scratch to the control. Settings are in yardstick.yaml; a run that is done is not run again, one that was stopped
+goes on. Started several times at once, the processes share the runs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,13 @@ class Cell:
 
     Attributes:
         testbed: its name in the plan.
-        start: one of ``STARTS``.
+        start: one of ``STARTS``, or the name of a try.
         seed: of the run.
         data: name of the set to train on.
         test: name of the set to measure on.
         settings: as for ``mcl finetune --config``.
         scenes: the first so many of the set's training scenes; ``None``: all.
+        pretrain: of a try: as for ``mcl pretrain --config``, its recipe too.
     """
 
     testbed: str
@@ -54,6 +56,7 @@ class Cell:
     test: str
     settings: dict[str, Any]
     scenes: int | None = None
+    pretrain: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -81,6 +84,10 @@ def cells(plan: dict[str, Any]) -> Iterator[Cell]:
             for start, seed in starts
         ]
         yield from (tuning[0], teaching, *tuning[1:])
+        for name, settings_of_try in its.get("tries", {}).items():
+            pretrain = _merged(plan["pretrain"], settings_of_try)
+            for seed in pretrain.pop("seeds"):
+                yield replace(tuning[0], start=name, seed=seed, pretrain=pretrain)
 
 
 def run_all(todo: list[Cell], data: Path, runs: Path) -> None:
@@ -104,10 +111,29 @@ def run(cell: Cell, data: Path, runs: Path) -> bool:
         except BlockingIOError:
             return False
         if not (runs / cell.name / "summary.json").is_file():
-            trunk = str(_trunk_of(teacher)) if cell.start == "control" else "none"
+            if cell.pretrain:
+                trunk = str(_pretrain(cell, data, runs))
+            else:
+                trunk = str(_trunk_of(teacher)) if cell.start == "control" else "none"
             _finetune(cell, trunk, data, runs)
         _collect(cell, runs / cell.name)
     return True
+
+
+def _pretrain(cell: Cell, data: Path, runs: Path) -> Path:
+    """Run or go on with a try's pre-training, of its own seed; its run folder."""
+    folder = runs / f"{cell.name}-pretrain"
+    if not (folder / "summary.json").is_file():
+        config, settings = runs / f"{cell.name}-pretrain.yaml", dict(cell.pretrain)
+        recipe = settings.pop("recipe")
+        config.write_text(yaml.safe_dump(settings))
+        command = [
+            *(sys.executable, "-m", "mcl", "pretrain", "--config", str(config), "--recipe", recipe),
+            *("--data", str(data / cell.data / "unlabeled/objects"), "--seed", str(cell.seed), "--out", str(folder)),
+            *(["--resume"] if (folder / "config.yaml").is_file() else []),
+        ]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return folder
 
 
 def _finetune(cell: Cell, trunk: str, data: Path, runs: Path) -> None:
@@ -130,6 +156,9 @@ def _collect(cell: Cell, folder: Path) -> None:
     kept |= {key: Path(kept[key]).name for key in ("trunk", "train")}
     content = {key: getattr(cell, key) for key in ("testbed", "start", "seed", "data", "test", "scenes")}
     content |= {"settings": kept, "summary": json.loads((folder / "summary.json").read_text())}
+    if cell.pretrain:
+        summary = json.loads((folder.with_name(f"{cell.name}-pretrain") / "summary.json").read_text())
+        content |= {"pretrain": {"settings": cell.pretrain, "summary": summary}}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{cell.name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
@@ -173,34 +202,45 @@ def table(folder: Path = RESULTS) -> str:
     if not results:
         raise FileNotFoundError(f"{folder}: no results")
     rows = [
-        "| testbed | start | seeds | box AP | mask AP | box AP, classes as one | scenes | steps | minutes a run |",
-        "|---|---|---:|---|---|---|---:|---:|---:|",
+        "| testbed | start | seeds | box AP | of the way | mask AP | box AP, classes as one | pre-training, images | hours |",
+        "|---|---|---:|---|---|---|---|---:|---:|",
     ]
     verdicts = []
     for testbed in dict.fromkeys(result["testbed"] for result in results):
-        box = {}
-        for start in STARTS:
-            members = [r for r in results if (r["testbed"], r["start"]) == (testbed, start)]
-            if members:
-                rows.append(_row(testbed, start, [member["summary"] for member in members]))
-                box[start] = {member["seed"]: 100 * member["summary"]["box_AP"] for member in members}
+        of_testbed = [result for result in results if result["testbed"] == testbed]
+        starts = list(dict.fromkeys([*STARTS, *(result["start"] for result in of_testbed)]))
+        box = {start: _box(of_testbed, start) for start in starts}
+        for start in starts:
+            if members := [result for result in of_testbed if result["start"] == start]:
+                rows.append(_row(testbed, start, members, _way(box, start)))
         verdicts.append(_verdict(testbed, box))
     return "\n".join([*rows, "", *verdicts])
 
 
-def _row(testbed: str, start: str, summaries: list[dict[str, Any]]) -> str:
-    aps = [spread([s[key] for s in summaries]) for key in ("box_AP", "mask_AP", "class_agnostic_AP")]
-    steps = summaries[0]["cost"]["steps"]
-    minutes = statistics.mean(s["cost"]["seconds"] for s in summaries) / 60
-    cells = [
-        testbed,
-        STARTS[start],
-        str(len(summaries)),
-        *aps,
-        f"{summaries[0]['train_images']:,}",
-        f"{steps:,}",
-    ]
-    return f"| {' | '.join(cells)} | {minutes:.1f} |"
+def _box(results: list[dict[str, Any]], start: str) -> dict[int, float]:
+    """seed -> box AP in percent."""
+    return {r["seed"]: 100 * r["summary"]["box_AP"] for r in results if r["start"] == start}
+
+
+def _way(box: dict[str, dict[int, float]], start: str) -> str:
+    """Share of the way from scratch to the control that a start's mean has gone, over the seeds that all three have."""
+    seeds = sorted(box[start].keys() & box["scratch"].keys() & box["control"].keys())
+    if start in STARTS or not seeds:
+        return ""
+    scratch, control, own = (statistics.mean(box[s][seed] for seed in seeds) for s in ("scratch", "control", start))
+    return f"{100 * (own - scratch) / (control - scratch):.0f}%"
+
+
+def _row(testbed: str, start: str, results: list[dict[str, Any]], way: str) -> str:
+    summaries = [result["summary"] for result in results]
+    box, *others = (spread([s[key] for s in summaries]) for key in ("box_AP", "mask_AP", "class_agnostic_AP"))
+    cells = [testbed, STARTS.get(start, start), str(len(results)), box, way, *others]
+    costs = [result["pretrain"]["summary"]["cost"] for result in results if "pretrain" in result]
+    if costs:
+        cells += [f"{costs[0]['images']:,}", f"{statistics.mean(cost['seconds'] for cost in costs) / 3600:.1f}"]
+    else:
+        cells += ["", ""]
+    return f"| {' | '.join(cells)} |"
 
 
 def _verdict(testbed: str, box: dict[str, dict[int, float]]) -> str:
@@ -227,12 +267,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the testbeds' sets")
     parser.add_argument("--runs", type=Path, default=Path("runs/yardstick"), help="folder of run folders")
     parser.add_argument("--only", help="one testbed")
+    parser.add_argument("--start", nargs="*", help="only these starts: scratch, teacher, control, or names of tries")
     options = parser.parse_args()
     if options.command == "table":
         print(table())
         return
-    plan = cells(yaml.safe_load(PLAN.read_text()))
-    run_all([cell for cell in plan if options.only in (None, cell.testbed)], options.data, options.runs)
+    chosen = [
+        cell
+        for cell in cells(yaml.safe_load(PLAN.read_text()))
+        if options.only in (None, cell.testbed) and (not options.start or cell.start in options.start)
+    ]
+    run_all(chosen, options.data, options.runs)
 
 
 if __name__ == "__main__":

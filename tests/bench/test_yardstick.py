@@ -7,6 +7,7 @@ import json
 import re
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ import yardstick  # noqa: E402
 
 from mcl.config.base import from_values  # noqa: E402
 from mcl.config.finetune import FinetuneSettings  # noqa: E402
+from mcl.config.pretrain import PretrainSettings  # noqa: E402
 
 
 def test_starts_are_tuned_alike():
@@ -40,7 +42,8 @@ def test_starts_are_tuned_alike():
         from_values(FinetuneSettings, values | cell.settings)
     for testbed in {cell.testbed for cell in cells}:
         tuned = [cell for cell in cells if cell.testbed == testbed and cell.start != "teacher"]
-        assert [cell.start for cell in tuned].count("scratch") == len(tuned) / 2
+        starts = [cell.start for cell in tuned]
+        assert starts.count("scratch") == starts.count("control") > 0
         assert all((c.data, c.test, c.settings, c.scenes) == (testbed, testbed, *_same(tuned)) for c in tuned)
         assert [cell.start for cell in cells if cell.testbed == testbed][:3] == [
             "scratch",
@@ -49,14 +52,28 @@ def test_starts_are_tuned_alike():
         ]
 
 
+def test_tries_differ_from_scratch_in_their_trunk_alone():
+    """Their pre-trainings are valid, and the fine-tunings are scratch's."""
+    cells = list(yardstick.cells(yaml.safe_load(yardstick.PLAN.read_text())))
+    tries = [cell for cell in cells if cell.pretrain]
+    assert tries
+    for cell in tries:
+        settings = from_values(PretrainSettings, {"data": "x", "out": "x", **cell.pretrain})
+        assert settings.schedule.steps and settings.loop.threads == 1
+        scratch = next(c for c in cells if (c.testbed, c.start) == (cell.testbed, "scratch"))
+        assert replace(cell, start="scratch", seed=0, pretrain=None) == scratch
+
+
 def _same(tuned):
     return tuned[0].settings, tuned[0].scenes
 
 
-def write_result(folder, start, seed, box_ap):
+def write_result(folder, start, seed, box_ap, cost_of_pretraining=None):
     summary = {"box_AP": box_ap, "mask_AP": None, "class_agnostic_AP": box_ap, "train_images": 400}
     summary |= {"cost": {"steps": 10, "seconds": 90.0}}
     content = {"testbed": "bed", "start": start, "seed": seed, "summary": summary}
+    if cost_of_pretraining:
+        content["pretrain"] = {"summary": {"cost": cost_of_pretraining}}
     (folder / f"bed-{start}-{seed}.json").write_text(json.dumps(content))
 
 
@@ -76,7 +93,18 @@ def test_verdicts(tmp_path, scratch, control, words):
             write_result(tmp_path, start, seed, value)
     table = yardstick.table(tmp_path)
     assert re.search(words, table), table
-    assert "| bed | random trunk | 2 |" in table and "| 400 | 10 | 1.5 |" in table
+    assert f"| bed | random trunk | 2 | {50 * sum(scratch):.1f} (" in table
+
+
+def test_a_try_is_a_share_of_the_way(tmp_path):
+    """Over the seeds that scratch and control have too."""
+    for seed, value in enumerate((0.20, 0.22)):
+        write_result(tmp_path, "scratch", seed, value)
+        write_result(tmp_path, "control", seed, value + 0.10)
+    for seed, value in enumerate((0.24, 0.24, 0.9)):
+        write_result(tmp_path, "a-try", seed, value, {"images": 76_800, "seconds": 1800.0})
+    row = next(line for line in yardstick.table(tmp_path).splitlines() if "| a-try |" in line)
+    assert row.startswith("| bed | a-try | 3 |") and "| 30% |" in row and row.endswith("| 76,800 | 0.5 |")
 
 
 def test_no_results_are_an_error(tmp_path):
