@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from mcl.data.labels.coco_json import CocoScenes, Scene, SceneObject
-from mcl.report.found import confusions, precisions, scenes_of
+from mcl.detect.analysis.confusion import confusion_matrix
+from mcl.detect.analysis.matches import match_images
+from mcl.detect.evaluate import ground_truth
+from mcl.report.found import CLASSES, Found, confusions, errors_table, found_by, mean_curve, precision_charts
 from mcl.report.runs import read_runs
 from mcl.report.tables import order_of, percent
 from mcl.report.versus import compare_runs
@@ -34,20 +38,42 @@ def test_confusions_by_hand(tmp_path):
         box(61, 2, 0.7),  # a dog for a dog
         box(30, 1, 0.6),  # nothing is there
     ]
-    told = confusions(scenes, found)
+    mixed = match_images(ground_truth(scenes, False), found, "bbox", by_class=False)
+    told = confusions(Found({}, confusion_matrix(mixed, NAMES, 0.3), {}))
     assert told.names == ("cat", "dog") and told.counts == ((1, 1), (0, 1))
     assert told.missed == (1, 0) and told.invented == (1, 0) and told.left_out == 0
-    assert confusions(scenes, []).missed == (3, 1)
+
+
+def test_many_classes_leave_room_for_those_with_most_objects():
+    count = CLASSES + 3
+    told = {"classes": [f"c{i}" for i in range(count)], "matrix": np.diag(range(count)).tolist(), "missed": [0] * count, "false": [0] * count}
+    table = confusions(Found({}, {**told, "score": 0.3}, {}))
+    assert table.left_out == 3 and table.names[0] == "c3" and len(table.counts) == len(table.names) == CLASSES
 
 
 def test_the_area_below_the_curves_is_cocos_ap(runs):
     (run,) = read_runs([runs["good"]])
-    scenes = scenes_of(run).scenes
-    for kind in ("bbox", "segm"):
-        found = precisions(scenes, run.predictions(kind), kind)
-        assert found.mean[0].mean() == pytest.approx(100 * run.numbers[kind]["AP"], abs=1e-2)
-        assert found.mean[50].mean() == pytest.approx(100 * run.numbers[kind]["AP50"], abs=1e-2)
-        assert found.mean[75].mean() == pytest.approx(100 * run.numbers[kind]["AP75"], abs=1e-2)
+    found, missing = found_by(run)
+    assert missing == "" and 100 * mean_curve(found).mean() == pytest.approx(100 * run.numbers["bbox"]["AP"], abs=1e-2)
+    first = precision_charts(found)[0]
+    assert [name for name, *_ in first.legend] == ["IoU 0.5", "IoU 0.75", "mean of IoU 0.5 to 0.95"]
+
+
+def test_what_the_evaluation_wrote_is_taken_and_needs_no_annotations(runs, annotated, tmp_path):
+    (run,) = read_runs([runs["good"]])
+    made, _ = found_by(run)
+    moved = tmp_path / "moved"
+    shutil.copytree(runs["good"], moved)
+    for name in ("curves", "confusion", "errors"):
+        (moved / f"{name}.json").write_text(json.dumps(getattr(made, name)))
+    (moved / "config.yaml").write_text((moved / "config.yaml").read_text().replace(str(annotated), str(tmp_path / "gone")))
+    (run,) = read_runs([moved])
+    found, missing = found_by(run)
+    assert missing == "" and found.confusion == made.confusion and found.curves["bbox"] == made.curves["bbox"]
+    assert [row[0].text for row in errors_table(found).rows][0] == "classification"
+    (moved / "errors.json").unlink()
+    found, missing = found_by(run)
+    assert found is None and "gone" in missing
 
 
 def test_differences_are_those_of_the_aps_and_tell_better_from_worse(runs):

@@ -79,7 +79,7 @@ def test_everything_of_the_folders_is_there(runs, seen):
     for told in (
         "not finished: step 100 of 400", "1m35s", "25,600", "999 MB", f"{100 * good.numbers['bbox']['AP']:.1f}", "mcl-tiny-128",
         "Settings that differ from the recipe", "Accuracy against chance", "Rank of targets", "Cosine to the own target", "AP while training",
-        "Precision over recall", "What was taken for what", "nothing there", "<i>27%</i> of the time", "<u>1</u> of 51 boxes",
+        "Precision over recall", "What was taken for what", "Errors by kind", "nothing there", "<i>27%</i> of the time", "<u>1</u> of 51 boxes",
         "AP against labelled scenes: trees", "AP against the cost of pre-training: stamps", "Is <b>it</b> worth it?", "TFLOP",
         "AP less that of scratch", "the first batch's montages", "Annotated and detected", "AP small", "Difference to good <b>",
     ):  # fmt: skip

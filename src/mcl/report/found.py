@@ -1,27 +1,33 @@
-"""What a detector found on its test scenes: precision over recall, and which class was taken for which."""
+"""What a detector found on its test scenes: precision over recall, which class was taken for which, errors by kind.
+
+``mcl finetune`` and ``mcl evaluate`` leave all of it beside ``eval.json``; for folders of older versions it is made of
+their predictions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faster_coco_eval import COCO
-from faster_coco_eval.core.faster_eval_api import COCOeval_faster
-from faster_coco_eval.extra import PreviewResults
 
 from mcl.data.labels.coco_json import CocoScenes, read_coco
-from mcl.detect.evaluate import ground_truth
+from mcl.detect.analysis.confusion import confusion_matrix
+from mcl.detect.analysis.curves import precision_recall
+from mcl.detect.analysis.error_kinds import KINDS, error_kinds
+from mcl.detect.analysis.matches import match_images
+from mcl.detect.evaluate import coco_evaluators, ground_truth
 from mcl.errors import UserError, printable
-from mcl.report.chart import Chart, Line, line_chart
+from mcl.report.chart import SERIES, Chart, Line, line_chart
 from mcl.report.runs import Run
+from mcl.report.tables import Cell, Table, share_cell
 
 SURE = 0.3  # score from which on a detection counts in the confusions, as in detections.png
-OVERLAP = 0.5  # IoU from which on a detection is of an object
-CLASSES = 25  # rows of the table of confusions; curves of classes: as many as there are colours
+CLASSES = 25  # rows of the table of confusions
+CURVES = 20  # classes that have a curve
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,24 @@ class Scenes:
 
 
 @dataclass(frozen=True)
+class Found:
+    """``curves.json`` (kind -> curves), ``confusion.json`` and ``errors.json`` (kind -> errors)."""
+
+    curves: Mapping[str, Any]
+    confusion: Mapping[str, Any]
+    errors: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Confusions:
-    """Objects by their class (rows) and what they were taken for (columns), of detections with ``SURE`` and more.
+    """Objects by their class (rows) and what they were taken for (columns).
 
     Attributes:
         names: of rows and columns.
         counts: (rows, rows) objects.
         missed: objects that nothing was found at.
-        invented: detections at which there is nothing, or another detection's object, or a crowd.
+        invented: detections at which there is nothing, or another detection's object.
+        score: of the detections that count, at least.
         left_out: classes that the table has no room for: those with the fewest objects.
     """
 
@@ -48,7 +64,8 @@ class Confusions:
     counts: tuple[tuple[int, ...], ...]
     missed: tuple[int, ...]
     invented: tuple[int, ...]
-    left_out: int = 0
+    score: float
+    left_out: int
 
 
 def scenes_of(run: Run) -> Scenes:
@@ -66,77 +83,86 @@ def _read(path: Path, root: Path, max_missing: float) -> CocoScenes:
     return read_coco(path, root, max_missing)
 
 
-@dataclass(frozen=True)
-class Precisions:
-    """Interpolated precision at COCO's 101 recalls, all areas, at most 100 detections an image.
-
-    Attributes:
-        recalls: (101,) in percent.
-        mean: IoU in percent -> (101,) mean over classes, in percent; ``0`` is the mean over 50, 55 .. 95.
-        classes: name -> (101,) at IoU 50.
-    """
-
-    recalls: np.ndarray
-    mean: dict[int, np.ndarray]
-    classes: dict[str, np.ndarray]
-
-
-def precisions(scenes: CocoScenes, results: Sequence[Mapping[str, Any]], kind: str = "bbox") -> Precisions:
-    """Match detections as COCO does.
-
-    Args:
-        results: in COCO's format.
-        kind: ``bbox`` or ``segm``.
-    """
-    reference = COCO(ground_truth(scenes, masks=kind == "segm"))
-    evaluator = COCOeval_faster(reference, reference.loadRes([dict(one) for one in results]), kind)
-    evaluator.print_function = lambda *_: None
-    evaluator.evaluate()
-    evaluator.accumulate()
-    # (IoU thresholds, recalls, classes, areas, detections); -1: no object of that class
-    values = np.asarray(evaluator.eval["precision"])[:, :, :, 0, -1]
-    there = [k for k in range(values.shape[2]) if (values[:, :, k] > -1).any()]
-    kept = 100 * values[:, :, there]
-    names = [scenes.categories[evaluator.params.catIds[k]] for k in there]
-    mean = {0: kept.mean((0, 2)), 50: kept[0].mean(1), 75: kept[5].mean(1)}
-    recalls = 100 * np.asarray(evaluator.params.recThrs)
-    return Precisions(recalls, mean, {name: kept[0, :, k] for k, name in enumerate(names)})
+def found_by(run: Run) -> tuple[Found | None, str]:
+    """What a run's detector found, or why it is not known (nothing to say of a run that was not measured)."""
+    if not run.numbers:
+        return None, ""
+    kept = [run.kept(f"{name}.json") for name in ("curves", "confusion", "errors")]
+    if all(kept):
+        return Found(*kept), ""
+    results = {kind: found for kind in ("bbox", "segm") if kind in run.numbers and (found := run.predictions(kind))}
+    if "bbox" not in results:
+        return None, "Nothing was detected: no curves of precision, no confusions."
+    told = scenes_of(run)
+    if told.scenes is None:
+        return None, f"No curves of precision and no confusions: {printable(told.missing)}"
+    return _made(told.scenes, results), ""
 
 
-def precision_charts(found: Precisions) -> list[Chart]:
-    """Means over classes at three overlaps; and the classes, if not too many."""
-    recalls = list(found.recalls)
-    overlaps = {50: "IoU 0.5", 75: "IoU 0.75", 0: "mean of IoU 0.5 to 0.95"}
-    means = [Line(name, recalls, list(found.mean[key]), colour=i) for i, (key, name) in enumerate(overlaps.items())]
+def precision_charts(found: Found) -> list[Chart]:
+    """Boxes: means over classes at three overlaps; and the classes, the best first."""
+    curves = found.curves["bbox"]
+    recalls = _percent(curves["recall"])
+    overlaps = {"IoU 0.5": curves["precision"]["0.50"], "IoU 0.75": curves["precision"]["0.75"], "mean of IoU 0.5 to 0.95": mean_curve(found)}
+    means = [Line(name, recalls, _percent(values), colour=i) for i, (name, values) in enumerate(overlaps.items())]
     axis = {"x_label": "recall, percent", "y_label": "precision, percent", "xlim": (0, 100), "ylim": (0, 102)}
     about = "Of boxes, the mean over classes: the area below the last curve is the AP."
     charts = [line_chart("Precision over recall", means, about, **axis)]
-    best = sorted(found.classes, key=lambda name: -found.classes[name].mean())
+    best = sorted(curves["classes"].items(), key=lambda item: -item[1]["AP50"])
     lines = [
-        Line(printable(name), recalls, list(found.classes[name]), colour=i % 10, dash=i // 10)
-        for i, name in enumerate(best[:20])
+        Line(printable(name), recalls, _percent(curve["precision"]), colour=i % SERIES, dash=i // SERIES)
+        for i, (name, curve) in enumerate(best[:CURVES])
     ]
     if len(lines) > 1:
-        told = "At IoU 0.5, the best class first" + (f"; the best 20 of {len(best)}." if len(best) > 20 else ".")
+        told = "At IoU 0.5, the best class first" + (f"; the best {CURVES} of {len(best)}." if len(best) > CURVES else ".")
         charts.append(line_chart("Precision over recall, by class", lines, told, **axis))
     return [chart for chart in charts if chart]
 
 
-def confusions(scenes: CocoScenes, boxes: Sequence[Mapping[str, Any]]) -> Confusions:
-    """Pair objects and detections of any class, the surest first, and count their classes."""
-    truth = ground_truth(scenes, masks=False)
-    truth["annotations"] = [one for one in truth["annotations"] if not one["iscrowd"]]
-    reference = COCO(truth)
-    sure = [dict(box) for box in boxes if box["score"] >= SURE]
-    ids = list(reference.cats)
-    objects = {i: len(reference.getAnnIds(catIds=[i])) for i in ids}
-    if sure:
-        paired = PreviewResults(reference, reference.loadRes(sure), iou_tresh=OVERLAP, useCats=False)
-        table = paired.compute_confusion_matrix().astype(int)
-    else:  # columns: classes, invented, missed
-        table = np.array([[0] * (len(ids) + 1) + [objects[i]] for i in ids])
-    shown = sorted(sorted(range(len(ids)), key=lambda k: -objects[ids[k]])[:CLASSES])
-    counts = tuple(tuple(int(table[row, column]) for column in shown) for row in shown)
-    names = tuple(printable(scenes.categories[ids[k]]) for k in shown)
-    missed, invented = (tuple(int(table[k, column]) for k in shown) for column in (-1, -2))
-    return Confusions(names, counts, missed, invented, len(ids) - len(shown))
+def mean_curve(found: Found) -> np.ndarray:
+    """(101,) precision of boxes, the mean over classes and over COCO's ten overlaps: its own mean is the AP."""
+    return np.mean(list(found.curves["bbox"]["precision"].values()), axis=0)
+
+
+def confusions(found: Found) -> Confusions:
+    """The table, of the classes with the most objects."""
+    told = found.confusion
+    matrix, missed = np.array(told["matrix"], int), np.array(told["missed"], int)
+    objects = matrix.sum(1) + missed
+    shown = np.sort(np.argsort(-objects, kind="stable")[:CLASSES])
+    counts = tuple(tuple(int(count) for count in row) for row in matrix[np.ix_(shown, shown)])
+    pick = [[int(values[k]) for k in shown] for values in (missed, told["false"])]
+    names = tuple(printable(told["classes"][k]) for k in shown)
+    return Confusions(names, counts, tuple(pick[0]), tuple(pick[1]), told["score"], len(objects) - len(shown))
+
+
+def errors_table(found: Found) -> Table:
+    """What each kind of error costs, and how often it occurs."""
+    kinds = [kind for kind in ("bbox", "segm") if kind in found.errors]
+    names = {"bbox": "boxes", "segm": "masks"}
+    headings = ["error", *(f"AP50 lost, {names[kind]}" for kind in kinds), f"sure boxes ({found.errors['score']} and more)", "all boxes"]
+    rows = []
+    for kind in KINDS:
+        told = found.errors["bbox"][kind]
+        counts = [Cell(f"{told[key]:,}", told[key]) for key in ("count_sure", "count")]
+        rows.append([Cell(kind), *(share_cell(found.errors[each][kind]["dAP50"]) for each in kinds), *counts])
+    about = (
+        "Points of AP50 that would be won if errors of one kind alone were mended (TIDE, Bolya et al. 2020): a wrong class, a box that "
+        "is off, both, a second box on one object, a box on nothing, an object that was not found."
+    )
+    return Table(headings, rows, "Errors by kind", about)
+
+
+def _made(scenes: CocoScenes, results: Mapping[str, list[dict[str, Any]]]) -> Found:
+    """As the evaluation makes it."""
+    categories = scenes.categories
+    curves = {kind: precision_recall(evaluator, categories) for kind, evaluator in coco_evaluators(scenes, results).items()}
+    mixed = match_images(ground_truth(scenes, False), results["bbox"], "bbox", by_class=False)
+    errors: dict[str, Any] = {"score": SURE}
+    for kind, own in results.items():
+        errors[kind] = error_kinds(match_images(ground_truth(scenes, kind == "segm"), own, kind), list(categories), SURE)
+    return Found(curves, confusion_matrix(mixed, categories, SURE), errors)
+
+
+def _percent(values: Any) -> list[float]:
+    return [100 * float(value) for value in values]

@@ -14,10 +14,12 @@ from mcl.errors import printable
 
 LONGEST = 2400  # pixels of a picture's side; larger ones are shrunk
 QUALITY = 88
+DRAWN = "evaluation.png"  # curves and tables that the page has itself
 TITLES = {
     "montage.png": "What the network sees: the first batch's montages",
     "views.png": "What the network sees: the first batch's views",
     "detections.png": "Annotated and detected, side by side",
+    "worst.png": "The images with most errors",
 }
 
 
@@ -34,7 +36,7 @@ class Picture:
 def pictures_of(folder: Path) -> tuple[list[Picture], list[str]]:
     """Pictures that lie in a run folder, and lines on those that cannot be read."""
     read, notes = [], []
-    for path in _known_first(folder.glob("*.png")):
+    for path in _known_first(path for path in folder.glob("*.png") if path.name != DRAWN):
         try:
             read.append(_picture(path))
         except (OSError, ValueError, Image.DecompressionBombError) as error:

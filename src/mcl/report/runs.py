@@ -69,7 +69,11 @@ class Run:
 
     def predictions(self, kind: str) -> list[dict[str, Any]] | None:
         """Detections in COCO's format, of ``bbox`` or ``segm``; none where there are none."""
-        return _read_json(self.path / f"predictions.{kind}.json")
+        return self.kept(f"predictions.{kind}.json")
+
+    def kept(self, name: str) -> Any:
+        """What a JSON file of the folder holds; none where it is not there."""
+        return _read_json(self.path / name)
 
     @property
     def finished(self) -> bool:

@@ -10,7 +10,7 @@ from mcl.report.aps import ap_table, classes_table, difference_chart, numbers_ta
 from mcl.report.chart import Chart, Line, line_chart
 from mcl.report.costs import anchor, state_of, tiles
 from mcl.report.differs import changed_settings, inputs
-from mcl.report.found import Confusions, Precisions, confusions, precision_charts, precisions, scenes_of
+from mcl.report.found import Confusions, confusions, errors_table, found_by, mean_curve, precision_charts
 from mcl.report.logged import ap_chart, overlay, training_charts
 from mcl.report.pictures import Picture, pictures_of
 from mcl.report.runs import FINETUNE, PRETRAIN, Run
@@ -38,6 +38,7 @@ class RunSection:
     charts: Sequence[Chart]
     more_charts: Sequence[Chart]
     pictures: Sequence[Picture]
+    errors: Table | None
     confusions: Confusions | None
 
 
@@ -58,7 +59,7 @@ def run_section(run: Run, number: int, compute: float | None) -> RunSection:
     """Everything that the folder tells."""
     first, rest = training_charts(run)
     pictures, notes = pictures_of(run.path)
-    found, table, missing = _found(run)
+    found, missing = found_by(run)
     charts = [*first, *(precision_charts(found) if found else [])]
     given = run.settings.get("recipe")
     changed = [[Cell(name), Cell(before), Cell(now)] for name, before, now in changed_settings(run)]
@@ -70,7 +71,8 @@ def run_section(run: Run, number: int, compute: float | None) -> RunSection:
     return RunSection(
         run, anchor(run), number, state_of(run), tiles(run, compute), inputs(run), settings, _config(run),
         [*(printable(str(note)) for note in run.summary.get("notes", ())), *notes, *([missing] if missing else [])],
-        Table(["warning", "from step"], warnings) if warnings else None, charts, rest, pictures, table,
+        Table(["warning", "from step"], warnings) if warnings else None, charts, rest, pictures,
+        errors_table(found) if found else None, confusions(found) if found else None,
     )  # fmt: skip
 
 
@@ -90,17 +92,6 @@ def charts_together(runs: Sequence[Run], colours: Mapping[str, int]) -> list[Cha
     return [chart for chart in made if chart]
 
 
-def _found(run: Run) -> tuple[Precisions | None, Confusions | None, str]:
-    """Curves and confusions of its detections, or why there are none."""
-    boxes = run.predictions("bbox") if run.numbers else None
-    if not boxes:
-        return None, None, "" if boxes is None else "Nothing was detected: no curves of precision, no confusions."
-    told = scenes_of(run)
-    if told.scenes is None:
-        return None, None, f"No curves of precision and no confusions: {printable(told.missing)}"
-    return precisions(told.scenes, boxes), confusions(told.scenes, boxes), ""
-
-
 def _compared(one: Compared, colours: Mapping[str, int], resamples: int) -> ComparedSection:
     kinds = [kind for kind in KINDS if any(kind in run.numbers for run in one.runs)]
     tables = [numbers_table(one, kind, colours) for kind in kinds]
@@ -115,9 +106,10 @@ def _compared(one: Compared, colours: Mapping[str, int], resamples: int) -> Comp
 def _precision_together(one: Compared, colours: Mapping[str, int]) -> Chart | None:
     lines = []
     for run in one.runs if len(one.runs) > 1 else ():
-        found = _found(run)[0]
+        found, _ = found_by(run)
         if found:
-            lines.append(Line(run.name, list(found.recalls), list(found.mean[0]), colours[run.name]))
+            recall, precision = ([100 * float(v) for v in values] for values in (found.curves["bbox"]["recall"], mean_curve(found)))
+            lines.append(Line(run.name, recall, precision, colours[run.name]))
     if len(lines) < 2:
         return None
     return line_chart(

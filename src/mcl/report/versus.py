@@ -74,8 +74,8 @@ def _samples(run: Run, scenes: Any, resamples: int) -> dict[str, Sample]:
     weights = np.concatenate([np.ones((1, images), dtype=np.int64), resample_weights(images, resamples)])
     found = {}
     for kind in KINDS:
-        results = run.predictions(kind)
-        if results and (kind == "bbox" or scenes.has_masks):
+        results = run.predictions(kind) if kind in run.numbers else None
+        if results:
             values = Matches.of(scenes, results, kind).ap(weights)
             found[kind] = Sample(values[None, None, :1].reshape(1, 1), values[None, None, 1:], SEEDS)
     return found
