@@ -18,6 +18,7 @@ STREAM_VIEWS, STREAM_ORDER, STREAM_MONTAGE, STREAM_STEP, STREAM_DETECTION, STREA
     range(7)
 )
 STREAM_REGIONS = 32  # boxes and masks that a step looks at
+STREAM_PASTE, STREAM_STITCH = 48, 49  # what is pasted into a scene; which images are stitched
 
 GAMMA = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd
 

@@ -41,6 +41,12 @@ class ViewSettings(Section):
     colour: float = Field(
         0.0, ge=0, le=1, description="Strength of brightness, contrast and saturation jitter; 0: off."
     )
+    copy_paste: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Probability that objects of another scene are pasted in, by their segmentations.",
+    )
     short_sides: list[int] = Field(
         [],
         description="Resize the shorter side to one of these (COCO: 640..800); empty: fit into image_size.",
@@ -75,6 +81,9 @@ class FinetuneOptim(OptimSettings):
     clip_norm: float | None = Field(
         10.0, gt=0, description="Clip the global gradient norm; none: no clipping."
     )
+    backbone_lr: float = Field(1.0, gt=0, le=100, description="The backbone's rate, times lr.")
+    pyramid_lr: float = Field(1.0, gt=0, le=100, description="The pyramid's rate, times lr.")
+    heads_lr: float = Field(1.0, gt=0, le=100, description="The rate of all other parts, times lr.")
 
 
 class FinetuneSchedule(ScheduleSettings):
@@ -104,6 +113,8 @@ class FinetuneSettings(Command):
         OnlyWith("masks", lambda s: s.detector.masks or s.masks == "off", "it goes with --detector.name auto and mask-rcnn"),
         OnlyWith("feature_cache_gb", lambda s: s.freeze == "trunk", "it goes with --freeze trunk"),
         OnlyWith("feature_dtype", lambda s: s.freeze == "trunk", "it goes with --freeze trunk"),
+        OnlyWith("repeat_threshold", lambda s: s.sampling == "repeat_factor", "it goes with --sampling repeat_factor"),
+        OnlyWith("best_by", lambda s: s.eval_every, "it goes with --eval_every"),
         OnlyWith("views.long_side", lambda s: s.views.short_sides, "it goes with --views.short_sides"),
         OnlyWith(
             "loop.activation_checkpointing", lambda s: not s.loop.activation_checkpointing, "mcl pretrain alone has it"
@@ -192,7 +203,23 @@ class FinetuneSettings(Command):
     eval_every: int | None = Field(
         None,
         ge=1,
-        description="Also measure AP after every so many steps (curve.jsonl); none: at the end only. Changes no result.",
+        description="Also measure AP after every so many steps (curve.jsonl, metrics.jsonl); none: at the end only. "
+        "Changes no result.",
+    )
+    best_by: Literal["box_AP", "mask_AP", "class_agnostic_AP"] = Field(
+        "box_AP", description="With eval_every: the number by which detector.best.safetensors is the best."
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Stop early when best_by has not risen for so many measurements; none: never. Needs eval_every.",
+    )
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Also keep an exponential moving average of the weights with this decay (0.9998, say), and measure and "
+        "export it instead of the last weights; none: do not.",
     )
     test_batch: int = Field(8, ge=1, description="Images a step when measuring AP.")
     model: ShapeSettings = Field(default_factory=ShapeSettings, description="Shape without a trunk.")
@@ -228,11 +255,14 @@ class FinetuneSettings(Command):
         if self.calibrate_bn and self.freeze != "trunk":
             raise ValueError("--calibrate_bn only goes with --freeze trunk (statistics that train need none)")
         views = self.views
-        if self.freeze == "trunk" and (views.short_sides or views.colour or views.scale_jitter != (1.0, 1.0)):
+        jittered = views.colour or views.copy_paste or views.scale_jitter != (1.0, 1.0)
+        if self.freeze == "trunk" and (views.short_sides or jittered):
             raise ValueError(
                 "--freeze trunk computes features once: of views only flip is possible "
-                "(set views.short_sides [], views.colour 0, views.scale_jitter 1 1)"
+                "(set views.short_sides [], views.colour 0, views.scale_jitter 1 1, views.copy_paste 0)"
             )
+        if self.patience and not self.eval_every:
+            raise ValueError("--patience counts measurements on the way: give --eval_every")
         return self
 
 

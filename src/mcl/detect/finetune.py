@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mcl.config.optim import OptimSettings
+from mcl.config.finetune import FinetuneOptim
+from mcl.detect.averaged import AveragedWeights
 from mcl.detect.base import Detector
 from mcl.detect.forward import losses_of, to_canvas
 from mcl.detect.frozen import FeatureStore
 from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, load_optimizer, set_lr
 from mcl.engine.processes.gradients import GradientAverage
+from mcl.nn.parts import BODY, FPN
 
 Batch = tuple[list[Any], list[dict[str, Any]]]
 
@@ -28,23 +31,26 @@ class DetectorTraining:
         frozen: modules that stay in eval mode (what ``freeze`` returned).
         store: features of a frozen trunk.
         precision: ``bf16`` runs the network under autocast.
+        ema: decay of an average of the weights; None: none is kept.
     """
 
     def __init__(
         self,
         detector: Detector,
-        optim: OptimSettings,
+        optim: FinetuneOptim,
         schedule: Schedule,
         batch: int,
         device: torch.device,
         frozen: list[nn.Module] | None = None,
         store: FeatureStore | None = None,
         precision: str = "fp32",
+        ema: float | None = None,
     ) -> None:
         self.detector, self.schedule, self.device = detector, schedule, device
         self.frozen, self.store, self.precision = frozen or [], store, precision
         self.clip_norm = optim.clip_norm
-        self.optimizer = build_optimizer(detector, optim, batch)
+        self.optimizer = build_optimizer(detector, optim, batch, rates_of_parts(optim))
+        self.average_weights = AveragedWeights(detector, ema) if ema else None
         self.average = GradientAverage(detector.parameters())
 
     def train_step(self, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -55,6 +61,8 @@ class DetectorTraining:
         terms = self.losses(batch)
         loss = sum(terms.values())
         norm = apply_gradients(loss, self.optimizer, self.clip_norm, self.average)
+        if self.average_weights:
+            self.average_weights.update(self.detector, step)
         terms = {"loss/" + name.removeprefix("loss_"): term.detach() for name, term in terms.items()}
         return {"loss": loss.detach(), **terms, "lr": torch.tensor(lr), "gradient_norm": norm}
 
@@ -81,12 +89,24 @@ class DetectorTraining:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, as tensors and plain types."""
-        return {"detector": self.detector.state_dict(), "optimizer": self.optimizer.state_dict()}
+        averaged = {"ema": self.average_weights.values} if self.average_weights else {}
+        return {"detector": self.detector.state_dict(), "optimizer": self.optimizer.state_dict(), **averaged}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict()``."""
         self.detector.load_state_dict(state["detector"])
         load_optimizer(self.optimizer, state["optimizer"])
+        if self.average_weights:  # an average that begins now, begins with what there is
+            self.average_weights.load(state.get("ema", state["detector"]))
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within the block the detector has the averaged weights, if there is an average."""
+        return self.average_weights.inside(self.detector) if self.average_weights else nullcontext()
+
+    def use_average(self) -> None:
+        """From now on the detector has the averaged weights, if there is an average."""
+        if self.average_weights:
+            self.average_weights.copy_into(self.detector)
 
     @torch.no_grad()
     def recompute_norms(self, batches: Iterable[Batch], frozen: list[nn.Module] | None = None) -> int:
@@ -115,6 +135,17 @@ class DetectorTraining:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         return len(norms)
+
+
+def rates_of_parts(optim: FinetuneOptim) -> Callable[[str], float]:
+    """Name of a parameter -> its part's learning rate as a multiple of the run's."""
+
+    def rate_of(name: str) -> float:
+        if name.startswith(BODY):
+            return optim.backbone_lr
+        return optim.pyramid_lr if name.startswith(FPN) else optim.heads_lr
+
+    return rate_of
 
 
 def training_mode(detector: Detector, frozen: list[nn.Module]) -> None:

@@ -57,7 +57,8 @@ def run_loop(
     seed: int = 0,
     advice: Mapping[str, str] | None = None,
     observe: Observer | None = None,
-    between: Callable[[int], None] = lambda done: None,
+    between: Callable[[int], Mapping[str, float]] = lambda done: {},
+    ended: Callable[[int], bool] = lambda done: False,
 ) -> LoopSummary:
     """Train from the start, or from the folder's checkpoint, to ``total_steps``.
 
@@ -74,6 +75,8 @@ def run_loop(
         advice: kind of warning -> what to try, where the caller knows better than ``mcl.engine.watch``.
         observe: told when the parts of the loop begin and end.
         between: called after every step, before its checkpoint, with the steps done; its time is not the training's.
+            What it has measured goes to metrics.jsonl and TensorBoard.
+        ended: asked before every step, with the steps done; if true, the run is over before ``total_steps``.
 
     Raises:
         UserError: the checkpoint is damaged, or of another network.
@@ -93,7 +96,7 @@ def run_loop(
         return _Runner(
             trainable, folder, settings, watchdogs, observer, total_steps=total_steps,
             images_per_step=images_per_step, title=title, images=images, seed=seed, start_step=start_step, before=before,
-            between=between,
+            between=between, ended=ended,
         ).run(batches)  # fmt: skip
 
 
@@ -113,7 +116,8 @@ class _Runner:
     seed: int
     start_step: int
     before: Mapping[str, float]  # what the steps before ``start_step`` cost
-    between: Callable[[int], None]
+    between: Callable[[int], Mapping[str, float]]
+    ended: Callable[[int], bool]
 
     def __post_init__(self) -> None:
         self.config = self.folder.config
@@ -131,12 +135,16 @@ class _Runner:
             with display, catch_signals(alone=process_count() == 1) as caught:
                 stream = batches(self.start_step)
                 for step in range(self.start_step, self.total_steps):
+                    if self.ended(step):
+                        self.total_steps = step
+                        self._save(step)
+                        break
                     batch = self._next(stream, caught, step)
                     self.stop.give(caught.number or 0)
                     self._step(batch, step)
                     with self.observer.span(LOGGING):
                         self._report(display, metrics, step + 1)
-                    self._pause(step + 1)
+                    self._pause(metrics, step + 1)
                     if number := self.stop.largest(caught.number or 0):
                         self._stop(number, step + 1)
                     if (step + 1) % self.settings.checkpoint_every == 0 or step + 1 == self.total_steps:
@@ -205,9 +213,11 @@ class _Runner:
             display.say(f"warning, step {done}: {alarm.text}", style="yellow")
         self.trainable.logged(values)
 
-    def _pause(self, done: int) -> None:
+    def _pause(self, metrics: Metrics | None, done: int) -> None:
         began = time.perf_counter()
-        self.between(done)
+        measured = self.between(done)
+        if metrics and measured:
+            metrics.write(done, measured)
         spent = time.perf_counter() - began
         self.started += spent
         self.tally.pause(spent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -72,18 +72,34 @@ class Lars(torch.optim.Optimizer):
         return list((group["lr"] * local).unbind())
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups: weights, and 1-D parameters (biases, norms), which get neither decay nor adaptation."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay, "adapt": True},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "adapt": False},
-    ]
+def parameter_groups(
+    module: nn.Module, weight_decay: float, rate_of: Callable[[str], float] = lambda name: 1.0
+) -> list[dict]:
+    """Weights, and 1-D parameters (biases, norms), which get neither decay nor adaptation; of each a group for every rate.
+
+    Args:
+        rate_of: name of a parameter -> its learning rate as a multiple of the run's (``lr_scale`` of its group).
+    """
+    trained = [(rate_of(name), p) for name, p in module.named_parameters() if p.requires_grad]
+    groups = []
+    for scale in sorted({scale for scale, _ in trained}, reverse=True):
+        own = [p for s, p in trained if s == scale]
+        groups += [
+            {"params": [p for p in own if p.ndim > 1], "weight_decay": weight_decay, "adapt": True, "lr_scale": scale},
+            {"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0, "adapt": False, "lr_scale": scale},
+        ]
+    return groups
 
 
-def build_optimizer(module: nn.Module, settings: OptimSettings, batch: int) -> torch.optim.Optimizer:
-    """Optimizer over the parameters of ``module`` that require a gradient, at the peak rate for ``batch`` images."""
-    groups, lr = parameter_groups(module, settings.weight_decay), settings.peak_lr(batch)
+def build_optimizer(
+    module: nn.Module, settings: OptimSettings, batch: int, rate_of: Callable[[str], float] = lambda name: 1.0
+) -> torch.optim.Optimizer:
+    """Optimizer over the parameters of ``module`` that require a gradient, at the peak rate for ``batch`` images.
+
+    Args:
+        rate_of: see ``parameter_groups``.
+    """
+    groups, lr = parameter_groups(module, settings.weight_decay, rate_of), settings.peak_lr(batch)
     groups = [group for group in groups if group["params"]]
     if settings.name == "lars":
         return Lars(groups, lr=lr, momentum=settings.momentum, trust=settings.trust)
@@ -151,9 +167,9 @@ def resolve_length(settings: ScheduleSettings, per_epoch: int) -> tuple[int, int
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the rate ``lr``."""
+    """Give every group the rate ``lr``, times its own ``lr_scale``."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def apply_gradients(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -43,6 +43,7 @@ from mcl.run.curve import ApCurve
 from mcl.run.detector_start import plan_detector, start_detector, what_was_loaded
 from mcl.run.evaluate import check_classes, headline, measure, percent
 from mcl.run.guard import guarded
+from mcl.run.masks import require_masks
 from mcl.run.passes import encode_once, precise_norms, training_scenes
 from mcl.run.precision import precision_of_run, settle_precision, settled
 from mcl.run.resume import start_or_resume, summary_of_ended
@@ -60,6 +61,7 @@ MAY_DIFFER = (
     "watch",
     "test_batch",
     "eval_every",
+    "best_by",
     "feature_cache_gb",
 )
 TRIAL_LR = 1e-6  # of the precision trial: diverging numbers cost other time than training does
@@ -87,12 +89,13 @@ def finetune(settings: FinetuneSettings) -> dict[str, Any]:
 
 def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
     per_process(settings.batch)
-    started = time.perf_counter()
+    began = time.perf_counter()
     train = read_coco(settings.train, settings.images, settings.max_missing)
     val = read_coco(settings.val, settings.val_images or settings.images, settings.max_missing)
     for scenes in (train, val):
         require_few_pixels(scenes, settings.max_pixels)
     plan, given = plan_detector(settings, train)
+    require_masks(settings, plan.masks, train, val)
     notes = given.notes + train.notes + val.notes + check_classes(val, plan.names)
     device = prepare_device(settings.loop)
     detector, report = main_first(lambda: start_detector(settings, plan, given))
@@ -106,25 +109,28 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
     broadcast_module(detector.to(device))
     if settings.loop.sync_bn and process_count() > 1:
         synchronise_norms(detector, device.type)
-    training, cost = _train(settings, plan, detector, train, val, folder, device)
+    told = what_was_loaded(settings, report)
+    training, curve, cost = _train(settings, plan, detector, train, val, folder, device, told)
     if ended := summary_of_ended(folder, started, cost["steps"], FILE_NAME):
         return ended
+    training.use_average()
     if settings.precise_bn_images:
         precise_norms(training, settings, training_scenes(settings, plan, train))
     if training.store:
         training.store.close()
     if is_main():
-        save_detector(folder.path / FILE_NAME, detector, plan, what_was_loaded(settings, report))
+        save_detector(folder.path / FILE_NAME, detector, plan, told)
     broadcast_module(detector)  # without loop.sync_bn every process has measured its own BatchNorm statistics
     numbers = measure(
         detector, plan, val, folder, settings.test_batch, settings.loop.workers, device, settings.max_pixels
     )
     if numbers is None:
         return {}
-    cost["total_seconds"] = round(time.perf_counter() - started, 1)
+    cost["total_seconds"] = round(time.perf_counter() - began, 1)
+    best = curve.conclude(numbers, cost["steps"])
     summary = {
-        "detector": plan.settings.name, **what_was_loaded(settings, report), "freeze": settings.freeze,
-        "train_images": len(train.scenes), **headline(numbers), "cost": cost, "notes": notes,
+        "detector": plan.settings.name, **told, "freeze": settings.freeze, "train_images": len(train.scenes),
+        **headline(numbers), **({"best": best} if best else {}), "cost": cost, "notes": notes,
         "warnings": warnings_of(folder),
     }  # fmt: skip
     folder.write_json("summary.json", summary)
@@ -134,8 +140,8 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
 
 def _train(
     settings: FinetuneSettings, plan: DetectorPlan, detector: Detector, scenes: CocoScenes, val: CocoScenes,
-    folder: RunFolder, device: torch.device,
-) -> tuple[DetectorTraining, dict[str, Any]]:  # fmt: skip
+    folder: RunFolder, device: torch.device, told: Mapping[str, Any],
+) -> tuple[DetectorTraining, ApCurve, dict[str, Any]]:  # fmt: skip
     dataset = training_scenes(settings, plan, scenes)
     if settings.loop.channels_last:
         detector.to(memory_format=torch.channels_last)
@@ -144,8 +150,9 @@ def _train(
     total, warmup = _length(settings, order.samples)
     schedule = Schedule(settings.schedule, settings.optim.peak_lr(settings.batch), total, warmup)
     training = DetectorTraining(
-        detector, settings.optim, schedule, settings.batch, device, frozen, precision=settings.loop.precision
-    )
+        detector, settings.optim, schedule, settings.batch, device, frozen, precision=settings.loop.precision,
+        ema=settings.ema,
+    )  # fmt: skip
     if settings.freeze == "trunk":
         training.store = encode_once(training, settings, dataset, folder)
     source = FrozenScenes(dataset) if training.store else dataset
@@ -156,13 +163,14 @@ def _train(
             pin_memory=device.type == "cuda", rank=rank(), processes=process_count(), order=order,
         )  # fmt: skip
 
+    curve = ApCurve(training, plan, scenes, val, settings, folder, total, told)
     summary = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
         settings=settings.loop, watch=settings.watch, resume=settings.resume, title=TITLE,
         images=len(scenes.scenes), seed=settings.seed, advice={"gpu_memory": "try a smaller --batch or --loop.precision bf16"},
-        between=ApCurve(training, plan, scenes, val, settings, folder, total),
+        between=curve, ended=curve.ended,
     )  # fmt: skip
-    return training, summary.as_dict()
+    return training, curve, summary.as_dict()
 
 
 def _length(settings: FinetuneSettings, samples: int) -> tuple[int, int]:

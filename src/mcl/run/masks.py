@@ -39,3 +39,19 @@ def measures_masks(scenes: CocoScenes) -> bool:
     """Whether enough objects have a mask for the AP of masks to say something; the others are ignored in it."""
     objects, masks = scenes.count_objects()
     return masks > 0 and masks >= ENOUGH * objects
+
+
+def require_masks(settings: FinetuneSettings, draws: bool, train: CocoScenes, val: CocoScenes) -> None:
+    """Look whether there are the masks that other settings need.
+
+    Args:
+        draws: whether the detector draws masks.
+
+    Raises:
+        UserError: there are none.
+    """
+    if settings.eval_every and settings.best_by == "mask_AP" and not (draws and measures_masks(val)):
+        why = f"{val.path} has too few masks" if draws else "the detector draws none"
+        raise UserError(f"--best_by mask_AP: {why}; give --best_by box_AP")
+    if settings.views.copy_paste and not train.count_objects()[1]:
+        raise UserError(f"--views.copy_paste: no object of {train.path} has a segmentation to be cut out by")

@@ -25,7 +25,7 @@ def training_scenes(settings: FinetuneSettings, plan: DetectorPlan, scenes: Coco
     """The scenes with the augmentation of training."""
     views = settings.views
     framing = Framing(
-        plan.image_size, plan.short_sides, plan.long_side, views.flip, views.scale_jitter, views.colour
+        plan.image_size, plan.short_sides, plan.long_side, views.flip, views.scale_jitter, views.colour, views.copy_paste
     )
     return CocoDetection(scenes, plan.names, framing, plan.masks, settings.seed, settings.max_pixels)
 

@@ -17,10 +17,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from mcl.data.labels.coco_json import CocoScenes, Scene, SceneObject
+from mcl.data.labels.copy_paste import choose_objects, paste
 from mcl.data.loading.decode import TooManyPixels, UnreadableImage, read_image
 from mcl.data.loading.order import Key
 from mcl.errors import UserError, printable
-from mcl.randomness import STREAM_DETECTION, seeded
+from mcl.randomness import STREAM_DETECTION, STREAM_PASTE, seeded
 
 UNKNOWN = 2  # in a mask, until it is augmented: there is an object, and nobody drew it
 LARGER = "(max_pixels); raise it, or take the image out of the annotations"
@@ -32,7 +33,8 @@ class Framing:
 
     Without ``short_sides`` the whole image is fitted into a square of ``image_size``. With them (COCO's usual
     640..800) the shorter side becomes one of them, drawn at random in training and the largest otherwise,
-    and the longer side at most ``long_side``. ``scale_jitter``: a random factor, then crop or pad.
+    and the longer side at most ``long_side``. ``scale_jitter``: a random factor, then crop or pad. ``copy_paste``: the
+    probability that objects of another scene are pasted in.
     """
 
     image_size: int
@@ -41,6 +43,7 @@ class Framing:
     flip: float = 0.0
     scale_jitter: tuple[float, float] = (1.0, 1.0)
     colour: float = 0.0
+    copy_paste: float = 0.0
 
     def without_chance(self) -> Framing:
         """The same size without anything random."""
@@ -88,15 +91,32 @@ class CocoDetection(Dataset):
     def __getitem__(self, key: int | Key) -> tuple[Tensor, dict[str, Any]]:
         epoch, index, *repeat = key if isinstance(key, tuple) else (0, key)
         scene = self.scenes.scenes[index]
-        image = tv_tensors.Image(F.pil_to_tensor(read_scene(scene, self.max_pixels)))
         with seeded(STREAM_DETECTION, self.seed, epoch, index, *repeat):
-            image, target = self._augment(image, self._target(scene))
+            image, target = self._framed(scene)
+        if self.framing.copy_paste:
+            with seeded(STREAM_PASTE, self.seed, epoch, index, *repeat):
+                image, target = self._pasted(index, image, target)
         extra = {
             "index": index,
             "original_size": (scene.height, scene.width),
             "size": tuple(image.shape[-2:]),
         }
         return image.as_subclass(Tensor), _plain(target) | extra
+
+    def _framed(self, scene: Scene) -> tuple[Tensor, dict[str, Any]]:
+        image = tv_tensors.Image(F.pil_to_tensor(read_scene(scene, self.max_pixels)))
+        return self._augment(image, self._target(scene))
+
+    def _pasted(self, index: int, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """With objects of another scene, or as it was; always without masks if they are not asked for."""
+        others, draw = len(self) - 1, float(torch.rand(()))
+        if others and draw < self.framing.copy_paste:
+            position = (index + 1 + int(torch.randint(others, ()))) % len(self)
+            other, other_target = self._framed(self.scenes.scenes[position])
+            drawn = (other_target["masks"] < UNKNOWN).flatten(1).all(1).nonzero()[:, 0]
+            if len(drawn):
+                image, target = paste(image.as_subclass(Tensor), target, other, other_target, drawn[choose_objects(len(drawn))])
+        return image, {name: value for name, value in target.items() if name != "masks" or self.masks}
 
     def still(self, index: int) -> Tensor:
         """The scene's image without anything random, uint8 (3, h, w)."""
@@ -127,7 +147,7 @@ class CocoDetection(Dataset):
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
             "labels": torch.tensor([self.labels[thing.category] for thing in things], dtype=torch.int64),
         }
-        if self.masks:
+        if self.masks or self.framing.copy_paste:
             bitmaps = [_bitmap(thing, size) for thing in things]
             stacked = torch.stack(bitmaps) if bitmaps else torch.zeros(0, *size, dtype=torch.uint8)
             target["masks"] = tv_tensors.Mask(stacked)
