@@ -14,9 +14,9 @@ from torchvision.ops import MultiScaleRoIAlign
 from images import picture
 from made import PARTS, in_float64, learn, recipe
 from mcl.errors import UserError
-from mcl.methods.soco import proposals
+from mcl.methods import proposals
+from mcl.methods.proposals import MOST, Proposals, SelectiveSearch
 from mcl.methods.soco.boxes import choose, in_view, jitter
-from mcl.methods.soco.proposals import MOST, Proposals, SelectiveSearch
 
 SMALL = {"method.hidden": 16, "method.embedding": 8, "method.objects": 3}
 SEARCH = SelectiveSearch(300, (0.3, 0.8), 3.0, 256)
@@ -128,7 +128,7 @@ def test_selective_search_finds_objects_and_keeps_those_of_the_right_size():
 def test_an_opencv_without_selective_search_is_said(monkeypatch):
     monkeypatch.delattr(cv2, "ximgproc")
     with pytest.raises(UserError, match="pip install opencv-contrib-python-headless"):
-        proposals.require_selective_search()
+        proposals.require_selective_search("--method.name soco")
 
 
 @pytest.mark.parametrize("parts", PARTS)

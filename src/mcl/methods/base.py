@@ -207,10 +207,11 @@ def random_crops(images: int, generator: torch.Generator) -> Tensor:
 
 
 def mean_numbers(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """What a step logs, from what its pieces gave."""
+    """What a step logs, from what its pieces gave; a number that not all of them have is the mean of those that do."""
     if len(rows) == 1:
         return dict(rows[0])
-    return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: torch.stack([row[name] for row in rows if name in row]).mean() for name in names}
 
 
 def split_batch(batch: Mapping[str, Any], pieces: int) -> list[Mapping[str, Any]]:

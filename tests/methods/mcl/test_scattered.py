@@ -13,7 +13,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from mcl.config.pretrain import ModelSettings, ViewSettings
 from mcl.methods.mcl.encoder import align_windows, cut_windows
-from mcl.methods.mcl.localise import RATIOS, Localiser, _by_anchor, anchors_of, jitter, recall
+from mcl.methods.mcl.localise import RATIOS, Localiser, by_anchor, anchors_of, jitter, recall
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.montage import shuffle_from
 from mcl.methods.mcl.scattered import Places, draw_places, guillotine, scatter, tile_side
@@ -129,8 +129,8 @@ def test_anchors_and_their_order_are_torchvisions():
     with torch.no_grad():
         scores, deltas = localiser.rpn["head"]([maps])
     flat_scores, flat_deltas = concat_box_prediction_layers(list(scores), list(deltas))
-    torch.testing.assert_close(_by_anchor(scores[0], 2).flatten(), flat_scores.flatten())
-    torch.testing.assert_close(_by_anchor(deltas[0], 2).flatten(0, 1), flat_deltas)
+    torch.testing.assert_close(by_anchor(scores[0], 2).flatten(), flat_scores.flatten())
+    torch.testing.assert_close(by_anchor(deltas[0], 2).flatten(0, 1), flat_deltas)
 
 
 def test_the_proposal_head_has_the_names_that_mask_r_cnn_gives_it():

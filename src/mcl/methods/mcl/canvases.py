@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mcl.methods.mcl.localise import jitter
 from mcl.methods.mcl.micro_batches import MicroBatch
 from mcl.methods.mcl.montage import Shuffle, assemble, count_montages, draw_permutation, shuffle_from, stack
 from mcl.methods.mcl.networks import MclNetworks
+from mcl.methods.mcl.regions import Regions, boxes_anywhere, regions_in_view
 from mcl.methods.mcl.scattered import Places, draw_places, scatter
 from mcl.methods.mcl.tiles import VIEWS, tiles_of
 from mcl.randomness import STREAM_MONTAGE, generator_for
 
-PLACES, JITTER = 1, 2  # last word of a seed: keeps what is drawn for a view and scale apart
+PLACES, JITTER, REGIONS = 1, 2, 3  # last word of a seed: keeps what is drawn for a view and scale apart
 
 
 class MclCanvases(MclNetworks):
@@ -50,7 +52,8 @@ class MclCanvases(MclNetworks):
         crops = {
             view: {s: batch["crops"][view, s].to(like.device) for s in self.scales} for view in VIEWS if "crops" in batch
         }
-        return MicroBatch(canvases, shuffles, number, boxes, jittered, crops)
+        regions = self.draw_regions(batch, step, number) if self.settings.regions_weight else {}
+        return MicroBatch(canvases, shuffles, number, boxes, jittered, crops, regions)
 
     def draw_places(self, images: int, step: int, view: int, number: int = 0) -> Places:
         """Where a view's scattered tiles lie: a function of (seed, step, micro-batch, view, scale)."""
@@ -70,6 +73,23 @@ class MclCanvases(MclNetworks):
             )
             for scale, boxes in places.boxes.items()
         }  # fmt: skip
+
+    def draw_regions(self, batch: Mapping[str, Any], step: int, number: int) -> dict[int, Regions]:
+        """The regions of every other full-size image of one view, and the boxes that are judged.
+
+        Views and images take turns, so that in four steps all have been looked at: finding is dense, and costs more
+        than a view's tiles do.
+        """
+        own = slice(step // len(VIEWS) % 2 if len(batch["index"]) > 1 else 0, None, 2)
+        view, size, most = VIEWS[step % len(VIEWS)], self.trunk.spec.image_size, self.settings.regions
+        device, images = next(self.parameters()).device, len(batch["index"][own])
+        generator = generator_for(STREAM_MONTAGE, self.seed, step, number, view, 1, REGIONS)
+        anywhere = boxes_anywhere((images, 2 * most), size, generator).to(device, non_blocking=True)
+        given = (batch["fields"]["boxes"][:, :most], batch["fields"]["count"].clamp(max=most), batch["crops"][view, 1])
+        boxes, there = regions_in_view(*(values[own].to(device, non_blocking=True) for values in given), size)
+        boxes = torch.where(there[..., None], boxes.float(), anywhere[:, :most])
+        near = torch.where(there[..., None], jitter(boxes, size, generator), boxes)
+        return {view: Regions(own, boxes, there, torch.cat([near, anywhere[:, most:]], dim=1))}
 
     def draw_shuffle(self, batch: int, step: int, view: int, rank: int = 0) -> Shuffle:
         """Which image is on which tile: a function of (seed, step, rank, view, scale)."""

@@ -7,7 +7,7 @@ so the canvases of one scale, or of all scales from one on, are a slice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +47,13 @@ class Read:
         maps: (canvases, C, h, w) on the scale's level.
         cells: (tiles, C, w, w), each tile's window after the head.
         embeddings: (tiles, E).
+        whole: p2 .. p5 -> (images, C, h, w) of the full-size images, where regions are learned.
     """
 
     maps: Mapping[int, Tensor]
     cells: Mapping[int, Tensor]
     embeddings: dict[int, Tensor]
+    whole: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Encoder(nn.Module):
@@ -85,8 +87,7 @@ class Encoder(nn.Module):
     def maps_matched(self, canvases: Tensor, layout: Layout, scales: Sequence[int]) -> dict[int, Tensor]:
         """The map of every scale's canvases on the level that matches, and nothing else computed.
 
-        One pass of the backbone over all canvases. A lateral convolution sees the canvases of its own scale and
-        of all smaller tiles (they need it for their top-down path), an output convolution only its own.
+        One pass of the backbone over all canvases.
 
         Args:
             canvases: (B, 3, S, S), ordered as ``layout`` says.
@@ -94,10 +95,30 @@ class Encoder(nn.Module):
             scales: which maps.
 
         Returns:
+            As ``matched``.
+        """
+        return self.matched(self.features(canvases), layout, scales)
+
+    def features(self, canvases: Tensor) -> list[Tensor]:
+        """Maps of the backbone, (B, C, h, w) each."""
+        return features_of(self.trunk.backbone.body, canvases)
+
+    def whole_maps(self, features: Sequence[Tensor], layout: Layout, images: slice) -> dict[str, Tensor]:
+        """All levels of some of the full-size images: p2 .. p5 -> (images, C, h, w)."""
+        own = {name: found[layout.slice_of(1)][images] for name, found in zip(LEVELS, features, strict=True)}
+        return dict(self.trunk.backbone.fpn(own))
+
+    def matched(self, features: Sequence[Tensor], layout: Layout, scales: Sequence[int]) -> dict[int, Tensor]:
+        """The map of every scale's canvases on the level that matches, of ``features``.
+
+        A lateral convolution sees the canvases of its own scale and
+        of all smaller tiles (they need it for their top-down path), an output convolution only its own.
+
+        Returns:
             scale -> (canvases of the scale, C, h, w), from P2 to P5 as the authors do: the order decides what the
             shared head's running statistics become.
         """
-        features, last = features_of(self.trunk.backbone.body, canvases), layout.slice_of(max(scales)).stop
+        last = layout.slice_of(max(scales)).stop
         merged, maps, offset = self._above(features, last), {}, 0
         for scale in layout.scales:
             if scale > max(scales):

@@ -6,7 +6,7 @@ The proposal head is the one of Faster R-CNN (arXiv 1506.01497, section 3.1) und
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -72,9 +72,9 @@ class Localiser(nn.Module):
 
     def _proposals(self, maps: Tensor, boxes: Tensor, anchor: int, size: int) -> dict[str, Tensor]:
         """Objectness and box loss of one scale's canvases, each over the number of tiles; ``recall`` of the best proposals."""
-        scores, deltas = (_by_anchor(found[0], len(boxes)) for found in self.rpn["head"]([maps]))
+        scores, deltas = (by_anchor(found[0], len(boxes), len(RATIOS)) for found in self.rpn["head"]([maps]))
         scores = scores.squeeze(-1)
-        anchors = anchors_of(maps, anchor, size).to(deltas.dtype)
+        anchors = anchors_of(maps, (anchor,), size).to(deltas.dtype)
         overlaps = box_iou(boxes.flatten(0, 1).to(deltas.dtype), anchors).unflatten(0, boxes.shape[:2])
         best, which = overlaps.max(dim=1)  # (canvases, anchors)
         # The anchor that fits a tile best stands for it, however badly it fits.
@@ -92,14 +92,14 @@ class Localiser(nn.Module):
         }
 
 
-def anchors_of(maps: Tensor, side: int, image_size: int) -> Tensor:
-    """Anchors of every cell of a level, as torchvision lays them: (h * w * 3, 4) in pixels of the canvas.
+def anchors_of(maps: Tensor, sides: Sequence[float], image_size: int) -> Tensor:
+    """Anchors of every cell of a level, as torchvision lays them: (h * w * 3 * sizes, 4) in pixels of the canvas.
 
     Args:
         maps: (b, C, h, w).
-        side: of the square anchor in pixels; the others have its area.
+        sides: of the square anchors in pixels; the others have their areas.
     """
-    made, stride = AnchorGenerator(((side,),), (RATIOS,)), image_size // maps.shape[-1]
+    made, stride = AnchorGenerator((tuple(sides),), (RATIOS,)), image_size // maps.shape[-1]
     made.set_cell_anchors(torch.float32, torch.device("cpu"))
     height, width = maps.shape[-2:]
     step = torch.tensor(stride)
@@ -124,7 +124,7 @@ def recall(scores: Tensor, deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Te
 
 def jitter(boxes: Tensor, image_size: int, generator: torch.Generator) -> Tensor:
     """Boxes moved by up to a fifth of their sides and stretched by up to a quarter, within the canvas: (..., 4)."""
-    drawn = 2 * torch.rand(boxes.shape, generator=generator) - 1
+    drawn = (2 * torch.rand(boxes.shape, generator=generator) - 1).to(boxes.device, non_blocking=True)
     sides, middle = boxes[..., 2:] - boxes[..., :2], (boxes[..., 2:] + boxes[..., :2]) / 2
     middle = middle + SHIFT * sides * drawn[..., :2]
     half = sides * (STRETCH * drawn[..., 2:]).exp() / 2
@@ -150,7 +150,7 @@ def _overlap(a: Tensor, b: Tensor) -> Tensor:
     return shared / (areas - shared)
 
 
-def _by_anchor(found: Tensor, canvases: int) -> Tensor:
-    """(b, 3 * k, h, w) of a head -> (b, h * w * 3, k) in the order of anchors, in fp32 or better."""
-    k = found.shape[1] // len(RATIOS)
-    return at_least_fp32(found.unflatten(1, (len(RATIOS), k)).permute(0, 3, 4, 1, 2).reshape(canvases, -1, k))
+def by_anchor(found: Tensor, canvases: int, anchors: int) -> Tensor:
+    """(b, anchors of a cell * k, h, w) of a head -> (b, h * w * anchors, k) in the order of anchors, in fp32 or better."""
+    k = found.shape[1] // anchors
+    return at_least_fp32(found.unflatten(1, (anchors, k)).permute(0, 3, 4, 1, 2).reshape(canvases, -1, k))

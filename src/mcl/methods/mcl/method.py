@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mcl.config.pretrain import ViewSettings
-from mcl.data.loading.views import Wanted
+from mcl.data.computed import Survey
+from mcl.data.loading.views import Fields, Wanted
 from mcl.engine.processes.distributed import all_gather_rows, rank
 from mcl.errors import UserError
 from mcl.methods.base import mean_numbers, split_batch
@@ -24,12 +25,16 @@ from mcl.methods.mcl.micro_batches import MicroBatch, Targets, everyones, relabe
 from mcl.methods.mcl.montage import uneven_tiles
 from mcl.methods.mcl.numbers import level_numbers
 from mcl.methods.mcl.picture import captions, draw_canvases, montages, scattered, tiles_apart
+from mcl.methods.mcl.regions import boxes_anywhere
 from mcl.methods.mcl.scattered import tile_side
 from mcl.methods.mcl.settings import MclSettings
 from mcl.methods.mcl.siamese import simsiam_losses, vicreg_losses
 from mcl.methods.mcl.tiles import VIEWS, other_view, tile_specs, tiles_of
 from mcl.methods.mcl.variants import variants_of
+from mcl.methods.objectness import ObjectSearch
+from mcl.methods.proposals import BYTES, MOST, Proposals, require_selective_search
 from mcl.nn.pyramid import LEVELS
+from mcl.randomness import STREAM_VIEWS, generator_for
 
 
 class Mcl(MclCanvases):
@@ -48,7 +53,19 @@ class Mcl(MclCanvases):
     def wanted(cls, settings: MclSettings, views: ViewSettings, image_size: int) -> Wanted:
         side = tile_side if settings.layout == "scattered" else None
         specs = tile_specs(settings.scales, image_size, views.downsample == "stride", side)
-        return Wanted(specs, geometry=settings.dense_weight > 0, fields=class_field if settings.labels else None)
+        return Wanted(specs, geometry=settings.dense_weight > 0 or settings.regions_weight > 0)
+
+    @classmethod
+    def fields(cls, settings: MclSettings, survey: Survey) -> Fields | None:
+        if settings.labels:
+            return class_field
+        if not settings.regions_weight:
+            return None
+        require_selective_search("--method.regions_weight")
+        kept = survey.of_each("regions", ObjectSearch(settings.regions))
+        counts = kept.lengths() // BYTES
+        survey.say(f"regions: {counts.mean():.1f} an image; {(counts == 0).sum():,} images have none")
+        return Proposals(kept)
 
     @classmethod
     def example_batch(
@@ -58,9 +75,12 @@ class Mcl(MclCanvases):
         batch = super().example_batch(settings, views, image_size, images, seed, device)
         if settings.labels:
             batch["fields"] = {"class": torch.arange(images, device=device) // 2}
-        if settings.dense_weight:
+        if settings.dense_weight or settings.regions_weight:
             whole = torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0], device=device)
             batch["crops"] = {key: whole.repeat(images, 1) for key in batch["views"]}
+        if settings.regions_weight:
+            boxes = boxes_anywhere((images, MOST), 1, generator_for(STREAM_VIEWS, seed))
+            batch["fields"] = {"boxes": boxes.to(device), "count": torch.full((images,), settings.regions, device=device)}
         return batch
 
     def backward_passes(self, micro_batches: int) -> int:
@@ -151,6 +171,7 @@ class Mcl(MclCanvases):
             reads = {view: self.read_online(own, view) for view in views}
             predictions = {view: self.predict(read.embeddings) for view, read in reads.items()}
             extra = [self.localised(own, view, read) for view, read in reads.items()] if self.settings.localise else []
+            extra += [self.regions(own, view, read) for view, read in reads.items() if view in own.regions]
             if dense_targets is not None:
                 extra += [self.dense(own, view, read, dense_targets[other_view(view)]) for view, read in reads.items()]
         levels = self.compare(own, predictions, targets, classes)
@@ -162,6 +183,11 @@ class Mcl(MclCanvases):
         maps = {scale: found for scale, found in read.maps.items() if scale > 1}
         loss, numbers = self.online["localiser"](self.trunk, maps, own.boxes[view], own.jittered[view])
         return self.settings.localise_weight * loss / len(VIEWS), numbers
+
+    def regions(self, own: MicroBatch, view: int, read: Read) -> tuple[Tensor, dict[str, Tensor]]:
+        """(weighted loss of finding the regions of one view's full-size images; numbers to log)."""
+        loss, numbers = self.online["regions"](self.trunk, read.whole, own.regions[view])
+        return self.settings.regions_weight * loss, numbers
 
     def dense(self, own: MicroBatch, view: int, read: Read, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(weighted loss of one view's cells against those of the other's full-size images; numbers to log)."""
@@ -192,8 +218,8 @@ class Mcl(MclCanvases):
             lines = [f"images a view, each tile one: {', '.join(tiles)}"]
         if uneven := uneven_tiles(montages):
             lines.append(f"{images} images do not fill whole montages, so they are tiles unequally often ({uneven})")
-        if untrained := [level for level in LEVELS if level not in self.level_names.values()]:
-            lines.append(f"no scale is read from the pyramid's {', '.join(untrained)}: not trained")
+        if untrained := [level for level in LEVELS if level not in self.trained_parts]:
+            lines.append(f"nothing is read from the pyramid's {', '.join(untrained)}: not trained")
         return lines
 
     @classmethod

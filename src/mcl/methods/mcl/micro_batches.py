@@ -11,6 +11,7 @@ from torch import Tensor
 from mcl.engine.processes.distributed import all_gather_rows, process_count
 from mcl.methods.health import health_of
 from mcl.methods.mcl.montage import Shuffle
+from mcl.methods.mcl.regions import Regions
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class MicroBatch:
         boxes: view -> scale -> (canvases, tiles, 4) in pixels, where tiles do not lie on a grid.
         jittered: the same, boxes that are moved and stretched (localise).
         crops: view -> scale -> (images, 5), where each image's tile was cut (dense_weight).
+        regions: of the view in which they are learned in this step (regions_weight).
     """
 
     canvases: Mapping[int, Tensor | Mapping[int, Tensor]]
@@ -32,6 +34,7 @@ class MicroBatch:
     boxes: Mapping[int, Mapping[int, Tensor]] = field(default_factory=dict)
     jittered: Mapping[int, Mapping[int, Tensor]] = field(default_factory=dict)
     crops: Mapping[int, Mapping[int, Tensor]] = field(default_factory=dict)
+    regions: Mapping[int, Regions] = field(default_factory=dict)
 
     def labels(self, view: int, scale: int) -> Tensor:
         """(tiles,) image of each tile, counted over all micro-batches."""

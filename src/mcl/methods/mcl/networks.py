@@ -18,6 +18,7 @@ from mcl.methods.mcl.localise import Localiser
 from mcl.methods.mcl.loss import LevelLoss, contrast, level_weights, regress
 from mcl.methods.mcl.micro_batches import MicroBatch, Targets
 from mcl.methods.mcl.montage import Shuffle
+from mcl.methods.mcl.regions import RegionHead, Regions
 from mcl.methods.mcl.settings import MclSettings
 from mcl.methods.mcl.tiles import other_view
 from mcl.methods.queue import KeyQueue
@@ -56,6 +57,8 @@ class MclNetworks(Method):
             self.online["dense_predictor"] = build_predictor(model.hidden, model.embedding)
         if settings.localise:
             self.online["localiser"] = Localiser(trunk.out_channels, trunk.spec.window)
+        if settings.regions_weight:
+            self.online["regions"] = RegionHead(trunk)
         if settings.queue:
             self.queues = nn.ModuleDict({str(s): KeyQueue(settings.queue, model.embedding) for s in self.target_scales})
         self._fresh: Mapping[int, Targets] = {}  # targets of this step, which go into the queues after it
@@ -74,7 +77,8 @@ class MclNetworks(Method):
 
     @property
     def trained_parts(self) -> tuple[str, ...]:
-        return ("backbone", *reversed(self.level_names.values()), "head")
+        levels = LEVELS if self.settings.regions_weight else reversed(self.level_names.values())
+        return ("backbone", *levels, "head")
 
     @property
     def level_names(self) -> dict[int, str]:
@@ -95,7 +99,7 @@ class MclNetworks(Method):
 
     def read_online(self, own: MicroBatch, view: int) -> Read:
         """What the online network makes of one view of a micro-batch."""
-        return self._read(self.online["encoder"], own, view, self.scales)
+        return self._read(self.online["encoder"], own, view, self.scales, own.regions.get(view))
 
     def predict(self, embeddings: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """scale -> (tiles, E) embeddings, each scale's through its predictor, if there are any; not normalised."""
@@ -116,14 +120,18 @@ class MclNetworks(Method):
             read = self._read(self.target, own, view, wanted)
         return replace(read, embeddings={scale: unit(e) for scale, e in read.embeddings.items()})
 
-    def _read(self, encoder: Encoder, own: MicroBatch, view: int, scales: Sequence[int]) -> Read:
+    def _read(
+        self, encoder: Encoder, own: MicroBatch, view: int, scales: Sequence[int], regions: Regions | None = None
+    ) -> Read:
         seen, layout = own.canvases[view], self.layout(own.shuffles[view])
         if self.settings.layout == "batch":
             return encoder.read(encoder.maps_stacked(seen, scales))
         if self.settings.encode == "exhaustive":
             everything = encoder.encode_exhaustive(seen, layout)
             return Read({}, {}, {s: own_windows(e, layout, s) for s, e in everything.items() if s in scales})
-        return encoder.read(encoder.maps_matched(seen, layout, scales), own.boxes.get(view))
+        features = encoder.features(seen)
+        read = encoder.read(encoder.matched(features, layout, scales), own.boxes.get(view))
+        return replace(read, whole=encoder.whole_maps(features, layout, regions.images)) if regions else read
 
     @torch.no_grad()
     def dense_targets(self, read: Read) -> Tensor:
@@ -187,6 +195,9 @@ class MclNetworks(Method):
         if self.settings.localise:
             localiser = self.online["localiser"]
             found["localiser"] = [localiser.rpn["head"], localiser.box_pred]
+        if self.settings.regions_weight:
+            head = self.online["regions"]
+            found["regions"] = [head.rpn["head"], head.box_pred]
         if self.settings.has_target:
             trunk, pyramid = self.target.trunk, self.target.trunk.backbone.fpn
             found["target"] = [

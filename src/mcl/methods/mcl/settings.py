@@ -52,6 +52,12 @@ class MclSettings(MethodSettings):
     dense_weight: float = Field(
         0.0, ge=0, description="Weight of a second loss: a tile's cells against the full-size target's at the same place."
     )
+    regions_weight: float = Field(
+        0.0, ge=0,
+        description="Weight of a third loss: regions that selective search finds in full-size images are proposed and "
+        "framed, as a detector learns annotated objects. Searched once, before training.",
+    )  # fmt: skip
+    regions: int = Field(4, ge=1, le=64, description="Regions of an image: those that look most like objects.")
     assignment: Literal["top", "same", "adjacent", "all"] = Field(
         "top", description="Which target scales a tile is pulled to."
     )
@@ -123,6 +129,15 @@ class MclSettings(MethodSettings):
             (
                 self.dense_weight > 0 and (exhaustive or self.layout == "scattered"),
                 "dense_weight: needs encode=matched, and layout=montage or batch; or use dense_weight=0",
+            ),
+            (
+                self.regions_weight > 0 and (exhaustive or batch or not self.has_target),
+                "regions_weight: needs encode=matched, layout=montage or scattered, and loss=infonce or byol; or use "
+                "regions_weight=0",
+            ),
+            (
+                self.regions_weight > 0 and self.labels,
+                "regions_weight: not with labels; use labels=false or regions_weight=0",
             ),
             (batch and exhaustive, "layout=batch has no canvases to encode exhaustively; use encode=matched"),
             (

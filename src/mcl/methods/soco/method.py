@@ -17,11 +17,11 @@ from mcl.methods.base import split_batch
 from mcl.methods.health import health_of
 from mcl.methods.losses import regression, unit
 from mcl.methods.online_target import OnlineAndTarget
+from mcl.methods.proposals import BYTES, MOST, Proposals, SelectiveSearch, require_selective_search
 from mcl.methods.regions import uniform
 from mcl.methods.soco.boxes import JITTERS, choose, in_view, jitter
 from mcl.methods.soco.objects import ObjectFeatures
 from mcl.methods.soco.picture import outlined
-from mcl.methods.soco.proposals import BYTES, MOST, Proposals, SelectiveSearch, require_selective_search
 from mcl.methods.soco.settings import SocoSettings
 from mcl.methods.views_picture import draw_views
 from mcl.nn.momentum import momentum_at, move_target
@@ -46,7 +46,7 @@ class Soco(OnlineAndTarget):
 
     @classmethod
     def fields(cls, settings: SocoSettings, survey: Survey) -> Fields:
-        require_selective_search()
+        require_selective_search("--method.name soco")
         compute = SelectiveSearch(
             settings.proposal_scale, settings.proposal_size, settings.proposal_ratio, settings.proposal_side
         )

@@ -1,4 +1,4 @@
-"""Object proposals of a picture by selective search, filtered as in the paper (section 3.1)."""
+"""Object proposals of a picture by selective search, filtered as in SoCo's paper (arXiv 2106.02637, section 3.1)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,51 @@ BYTES = 4 * np.dtype(np.uint16).itemsize  # of a proposal, as kept
 STEPS = np.iinfo(np.uint16).max  # of a fraction of width or height, as kept
 
 
-def require_selective_search() -> None:
-    """Raises UserError: OpenCV is there without its contributed modules."""
+def require_selective_search(setting: str) -> None:
+    """Raises UserError: OpenCV is there without its contributed modules, which ``setting`` needs."""
     if not hasattr(cv2, "ximgproc"):
         raise UserError(
-            f"--method.name soco: this OpenCV ({cv2.__version__}) has no selective search; "
+            f"{setting}: this OpenCV ({cv2.__version__}) has no selective search; "
             "pip install opencv-contrib-python-headless instead of it"
         )
+
+
+def bgr(image: Image.Image) -> np.ndarray:
+    """An RGB picture as OpenCV wants it: (h, w, 3) uint8."""
+    return np.ascontiguousarray(np.asarray(image)[..., ::-1])
+
+
+def search(pixels: np.ndarray, scale: int) -> np.ndarray:
+    """Selective search with one graph cut: (h, w, 3) uint8 BGR -> (n, 4) x, y, width, height in pixels.
+
+    Args:
+        scale: of the graph cut that it starts from: the larger, the fewer proposals.
+    """
+    cv2.setNumThreads(1)  # there are as many processes as cores
+    searching = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
+    searching.setBaseImage(pixels)
+    searching.switchToSingleStrategy(scale, SIGMA)
+    return np.asarray(searching.process(), dtype=float).reshape(-1, 4)
+
+
+def of_shape(
+    found: np.ndarray, width: int, height: int, size: tuple[float, float], ratio: float
+) -> np.ndarray:
+    """Of (n, 4) x, y, width, height in pixels those of a size and a shape: (m, 4) left, top, right, bottom in pixels.
+
+    Args:
+        size: least and most of sqrt(area of the box / area of the picture).
+        ratio: most of longer side / shorter side.
+    """
+    x, y, w, h = np.asarray(found, dtype=float).reshape(-1, 4).T
+    share = np.sqrt(w * h / (width * height))
+    wanted = (share >= size[0]) & (share <= size[1]) & (np.maximum(w, h) <= ratio * np.minimum(w, h))
+    return np.stack([x, y, x + w, y + h], axis=1)[wanted]
+
+
+def as_kept(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(n, 4) left, top, right, bottom in pixels -> uint16, in ``STEPS`` of width and height."""
+    return ((boxes / (width, height, width, height)).clip(0, 1) * STEPS).round().astype(np.uint16)
 
 
 @dataclass(frozen=True)
@@ -46,22 +84,14 @@ class SelectiveSearch:
     side: int
 
     def __call__(self, image: Image.Image) -> bytes:
-        cv2.setNumThreads(1)  # there are as many processes as cores
-        search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
-        search.setBaseImage(np.ascontiguousarray(np.asarray(image)[..., ::-1]))  # BGR
-        search.switchToSingleStrategy(self.scale, SIGMA)
-        return self.kept(search.process(), image.width, image.height).tobytes()
+        return self.kept(search(bgr(image), self.scale), image.width, image.height).tobytes()
 
     def kept(self, found: np.ndarray, width: int, height: int) -> np.ndarray:
         """Of (n, 4) x, y, width, height in pixels: those of the right size and shape, each once, in an order of their own.
 
         (OpenCV ranks proposals by chance, so its order says nothing.)
         """
-        x, y, w, h = np.asarray(found, dtype=float).reshape(-1, 4).T
-        size = np.sqrt(w * h / (width * height))
-        wanted = (size >= self.size[0]) & (size <= self.size[1]) & (np.maximum(w, h) <= self.ratio * np.minimum(w, h))
-        boxes = np.stack([x / width, y / height, (x + w) / width, (y + h) / height], axis=1)[wanted]
-        boxes = np.unique((boxes.clip(0, 1) * STEPS).round().astype(np.uint16), axis=0)
+        boxes = np.unique(as_kept(of_shape(found, width, height, self.size, self.ratio), width, height), axis=0)
         # Too many: every so-and-so-many of the sorted ones, so that they come from all over the picture.
         return boxes[np.linspace(0, len(boxes) - 1, min(MOST, len(boxes))).round().astype(int)]
 
