@@ -7,6 +7,7 @@ import torch
 from mcl.data.loading.views import ViewMaker, Wanted
 from mcl.engine.processes.distributed import rank
 from mcl.methods.mcl.micro_batches import MicroBatch, everyones
+from mcl.methods.mcl.regions import Regions, boxes_anywhere
 from mcl.methods.mcl.tiles import VIEWS, tile_specs
 
 
@@ -34,3 +35,22 @@ def random_batch(images: int, scales, generator: torch.Generator, image_size: in
     for cut in crops.values():
         cut[:, :4] = 0.3 * cut[:, :4] + torch.tensor([0.0, 0, 0.7, 0.7])
     return {"views": views, "crops": crops, "index": torch.arange(images), "unreadable": []}
+
+
+def random_regions(images: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Fields of a batch whose images have up to three regions; some have none."""
+    return {
+        "boxes": boxes_anywhere((images, 3), 1, generator).double(),
+        "count": torch.randint(0, 4, (images,), generator=generator),
+    }
+
+
+def joint_regions(drawn) -> dict[int, Regions]:
+    """Regions of the batch that some micro-batches (of evenly many images) make up."""
+    return {
+        view: Regions(
+            first.images,
+            *(torch.cat([getattr(own.regions[view], name) for own in drawn]) for name in ("boxes", "there", "judged")),
+        )
+        for view, first in drawn[0].regions.items()
+    }

@@ -14,9 +14,11 @@ from levels import random_batch
 from mcl.bench.step import check_same_losses, variants_of
 from mcl.config.base import from_values
 from mcl.config.bench import BenchStepSettings
-from mcl.config.pretrain import ModelSettings, ViewSettings
+from mcl.config.pretrain import ModelSettings, PretrainSettings
+from mcl.data.computed import Survey
 from mcl.errors import UserError
 from mcl.methods.base import Method
+from mcl.methods.build import wanted_of
 from mcl.methods.class_folders import class_field, class_number
 from mcl.methods.flops import count_flops, step_flops
 from mcl.methods.mcl.loss import contrast, regress
@@ -212,9 +214,12 @@ def test_labels_of_one_folder_are_refused():
         small(labels=True).loss(data, 0)
 
 
-def test_labels_ask_the_loader_for_classes():
-    wanted = Mcl.wanted(MclSettings(labels=True), ViewSettings(), 64)
-    assert wanted.fields is class_field and Mcl.wanted(MclSettings(), ViewSettings(), 64).fields is None
+def test_labels_ask_the_loader_for_classes(tmp_path):
+    """As a run asks for them, with a survey of its pictures."""
+    survey = Survey([], tmp_path)
+    given = {"data": "x", "out": "x", "recipe": "mcl-tiny-128"}
+    assert wanted_of(from_values(PretrainSettings, {**given, "method.labels": True}), survey).fields is class_field
+    assert wanted_of(from_values(PretrainSettings, given), survey).fields is None
 
 
 @pytest.mark.parametrize(
@@ -233,10 +238,11 @@ def test_what_does_not_go_together_is_refused(method, message):
         MclSettings(**method)
 
 
-@pytest.mark.parametrize("form", [*FORMS, "queue", "labels", "scattered", "dense"])
+@pytest.mark.parametrize("form", [*FORMS, "queue", "labels", "scattered", "dense", "regions"])
 def test_ways_to_compute_a_form_agree_and_its_cost_is_counted(form):
     scattered = {"layout": "scattered", "localise": True}
-    method = {**FORMS, "queue": {"queue": 16}, "labels": {"labels": True}, "scattered": scattered, "dense": {"dense_weight": 1}}[form]
+    others = {"queue": {"queue": 16}, "labels": {"labels": True}, "dense": {"dense_weight": 1}, "regions": {"regions_weight": 1}}
+    method = {**FORMS, **others, "scattered": scattered}[form]
     tiny = {
         "batch": 4, "image_size": 32, "model.backbone": "test_resnet", "model.pyramid_channels": 16, "model.hidden": 32,
         "model.embedding": 16, "model.head_convs": 1, "method.scales": [1, 2], "loop.threads": 1,
@@ -244,9 +250,9 @@ def test_ways_to_compute_a_form_agree_and_its_cost_is_counted(form):
     }  # fmt: skip
     settings = from_values(BenchStepSettings, tiny)
     steps = {name: TrainingStep(one, torch.device("cpu")) for name, one in variants_of(settings).items()}
-    assert len(check_same_losses(steps)) == {"simsiam": 4, "vicreg": 4, "scattered": 3, "dense": 3}.get(form, 5)
+    assert len(check_same_losses(steps)) == {"simsiam": 4, "vicreg": 4, "scattered": 3, "dense": 3, "regions": 3}.get(form, 5)
     counted = {name: step_flops(one) for name, one in variants_of(settings).items()}
-    assert form in ("scattered", "dense") or counted["matched/all"]["head"] < counted["exhaustive"]["head"]
+    assert form in ("scattered", "dense", "regions") or counted["matched/all"]["head"] < counted["exhaustive"]["head"]
     real = steps["matched/all"]
     assert count_flops(real.method.components(), real.gradients_only) == counted["matched/all"]
     assert ("target" in counted["matched/all"]) == (method.get("loss") not in ("simsiam", "vicreg"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from levels import random_batch
+from levels import joint_regions, random_batch, random_regions
 from mcl.config.optim import OptimSettings
 from mcl.config.pretrain import ModelSettings
 from mcl.engine.optim import apply_gradients, build_optimizer, set_lr
@@ -33,6 +33,7 @@ CASES = {
     "vicreg": {"loss": "vicreg", "predictor": False, "assignment": "adjacent", "scales": [1, 2, 4]},
     "queue": {"queue": 40, "scales": [1, 2]},
     "dense": {"dense_weight": 0.7, "scales": [1, 2]},
+    "regions": {"regions_weight": 0.6, "regions": 3, "scales": [1, 2]},
     "scattered": {"layout": "scattered", "localise": True, "scales": [1, 2]},
     "labels": {"labels": True, "scales": [1, 2]},
 }
@@ -53,7 +54,7 @@ def batch_of(step: int, number: int, scales: tuple[int, ...], side=None) -> dict
     g = torch.Generator().manual_seed(100 * step + number)
     batch = random_batch(HALF, scales, g, side=side)
     # Classes that meet across the halves.
-    return {**batch, "fields": {"class": torch.arange(HALF) // 2 + 10 * (step % 2) + number}}
+    return {**batch, "fields": {"class": torch.arange(HALF) // 2 + 10 * (step % 2) + number, **random_regions(HALF, g)}}
 
 
 def half(method: Mcl, step: int, number: int) -> MicroBatch:
@@ -77,7 +78,7 @@ def joint(method: Mcl, step: int) -> MicroBatch:
         {v: {s: torch.cat([part[v][s] for part in parts]) for s in parts[0][v]} for v in parts[0]}
         for parts in ([getattr(own, name) for own in halves] for name in ("boxes", "jittered", "crops"))
     )
-    return MicroBatch(canvases, shuffles, 0, boxes, jittered, crops)
+    return MicroBatch(canvases, shuffles, 0, boxes, jittered, crops, joint_regions(halves))
 
 
 def joint_batch(method: Mcl, step: int) -> dict:
@@ -106,7 +107,7 @@ def train(case: str, together: bool) -> dict[str, torch.Tensor]:
         loss, numbers = method.loss(batch, step)
         found[f"loss {step}"] = all_reduce_mean(loss.detach())
         for name, value in numbers.items():
-            if name.startswith(("loss/", "spread", "rank", "localise/", "dense/")):
+            if name.startswith(("loss/", "spread", "rank", "localise/", "dense/", "regions/")):
                 found[f"{name} {step}"] = all_reduce_mean(value)
         grads = copies_of_gradients(optimizer, method)
         found[f"norm {step}"] = apply_gradients(loss, optimizer, optim.clip_norm, average)

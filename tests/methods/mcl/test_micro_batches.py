@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from levels import random_batch
+from levels import joint_regions, random_batch, random_regions
 from mcl.config.pretrain import ModelSettings
 from mcl.methods.base import mean_numbers, split_batch
 from mcl.methods.mcl.method import Mcl
@@ -28,6 +28,7 @@ FORMS = {
     "labels": {"labels": True},
     "scattered": {"layout": "scattered", "assignment": "same", "localise": True},
     "dense": {"dense_weight": 0.7},
+    "regions": {"regions_weight": 0.6, "regions": 3},
     "labels byol": {"labels": True, "loss": "byol"},
 }
 
@@ -46,7 +47,7 @@ def _method(form: str) -> Mcl:
 def _batch(side=None) -> dict:
     g = torch.Generator().manual_seed(1)
     batch = random_batch(IMAGES, SCALES, g, side=side)
-    return {**batch, "fields": {"class": torch.randint(0, 9, (IMAGES,), generator=g)}}
+    return {**batch, "fields": {"class": torch.randint(0, 9, (IMAGES,), generator=g), **random_regions(IMAGES, g)}}
 
 
 def _joined(method: Mcl, batch: dict) -> MicroBatch:
@@ -62,7 +63,7 @@ def _joined(method: Mcl, batch: dict) -> MicroBatch:
             if given[0]:
                 joined[view] = {s: torch.cat([of_part[view][s] for of_part in given]) for s in SCALES[1:]}
         crops[view] = {s: torch.cat([part.crops[view][s] for part in drawn]) for s in SCALES}
-    return MicroBatch(canvases, shuffles, 0, boxes, jittered, crops)
+    return MicroBatch(canvases, shuffles, 0, boxes, jittered, crops, joint_regions(drawn))
 
 
 @pytest.mark.parametrize("form", FORMS)

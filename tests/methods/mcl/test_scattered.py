@@ -13,7 +13,7 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from mcl.config.pretrain import ModelSettings, ViewSettings
 from mcl.methods.mcl.encoder import align_windows, cut_windows
-from mcl.methods.mcl.localise import RATIOS, Localiser, by_anchor, anchors_of, jitter, recall
+from mcl.methods.mcl.localise import RATIOS, Localiser, anchors_of, by_anchor, jitter, recall
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.montage import shuffle_from
 from mcl.methods.mcl.scattered import Places, draw_places, guillotine, scatter, tile_side
@@ -125,12 +125,12 @@ def test_the_loader_makes_tiles_large_enough_for_the_largest_place():
 def test_anchors_and_their_order_are_torchvisions():
     localiser, maps = Localiser(16, 2).eval(), torch.randn(2, 16, 8, 8)
     made = AnchorGenerator(((16,),), (RATIOS,))(ImageList(torch.zeros(2, 3, 64, 64), [(64, 64)] * 2), [maps])
-    torch.testing.assert_close(anchors_of(maps, 16, 64), made[0])
+    torch.testing.assert_close(anchors_of(maps, (16,), 64), made[0])
     with torch.no_grad():
         scores, deltas = localiser.rpn["head"]([maps])
     flat_scores, flat_deltas = concat_box_prediction_layers(list(scores), list(deltas))
-    torch.testing.assert_close(by_anchor(scores[0], 2).flatten(), flat_scores.flatten())
-    torch.testing.assert_close(by_anchor(deltas[0], 2).flatten(0, 1), flat_deltas)
+    torch.testing.assert_close(by_anchor(scores[0], 2, len(RATIOS)).flatten(), flat_scores.flatten())
+    torch.testing.assert_close(by_anchor(deltas[0], 2, len(RATIOS)).flatten(0, 1), flat_deltas)
 
 
 def test_the_proposal_head_has_the_names_that_mask_r_cnn_gives_it():
@@ -139,7 +139,7 @@ def test_the_proposal_head_has_the_names_that_mask_r_cnn_gives_it():
 
 
 def test_proposals_that_are_the_tiles_are_found_and_others_are_not():
-    anchors = anchors_of(torch.zeros(1, 1, 8, 8), 16, 64)
+    anchors = anchors_of(torch.zeros(1, 1, 8, 8), (16,), 64)
     boxes = anchors[[10, 50, 101, 150]][None]
     scores = torch.zeros(1, len(anchors))
     nothing = torch.zeros(1, len(anchors), 4)

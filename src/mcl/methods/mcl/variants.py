@@ -21,7 +21,7 @@ def variants_of(settings: MclSettings) -> dict[str, MclSettings]:
         MATCHED_ALL: {"encode": "matched", "target_canvases": "all"},
         MATCHED_FULL: {"encode": "matched", "target_canvases": "full"},
     }
-    if settings.layout == "scattered" or settings.dense_weight:
+    if settings.layout == "scattered" or settings.dense_weight or settings.regions_weight:
         del changes[EXHAUSTIVE]
     if settings.assignment != "top" or not settings.has_target:
         del changes[MATCHED_FULL]
