@@ -14,7 +14,9 @@ from mcl.config.base import from_values
 from mcl.config.finetune import EvaluateSettings, FinetuneSettings
 from mcl.data.labels.coco_json import read_coco
 from mcl.data.labels.scenes import CocoDetection, Framing
+from mcl.detect.feedback import ScaleFeedback
 from mcl.detect.frozen import FeatureStore
+from mcl.engine.processes.distributed import rank
 from mcl.engine.processes.job import joined
 from mcl.run.evaluate import evaluate
 from mcl.run.finetune import finetune
@@ -58,6 +60,15 @@ def features(toy, folder: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     return dict(levels), names
 
 
+def decide() -> None:
+    """Both stitch their next step if the loss of both says so, whatever their own."""
+    feedback = ScaleFeedback(threshold=0.5, small=10)
+    feedback.see(torch.tensor([25.0, 400.0]), torch.tensor([3.0, 1.0] if rank() else [0.0, 4.0]))
+    assert feedback.stitch_next  # 3 of 8, although 3 of 4 on rank 1
+    feedback.see(torch.tensor([25.0, 400.0]), torch.tensor([3.0, 1.0] if rank() else [2.0, 2.0]))
+    assert not feedback.stitch_next and (feedback.regular, feedback.stitched) == (1, 1)
+
+
 def work(toy, out: Path) -> tuple:
     """All that needs two processes: their start is what costs."""
     summary = train(toy, out / "run")
@@ -69,6 +80,7 @@ def work(toy, out: Path) -> tuple:
     with mock.patch("mcl.detect.frozen.process_count", lambda: 1), mock.patch("mcl.detect.frozen.rank", lambda: 0):
         train(toy, out / "each", **frozen)  # every process computes the features of all images
     with joined("cpu"):
+        decide()
         shared = features(toy, out / "rows")
     alone = out / f"rows-{id(summary)}"
     alone.mkdir()

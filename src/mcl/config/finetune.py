@@ -12,6 +12,7 @@ from mcl.config.choice import Choice
 from mcl.config.detector import DetectorSettings
 from mcl.config.optim import LoopSettings, OptimSettings, ScheduleSettings
 from mcl.config.parts import Parts
+from mcl.config.stitch import StitchSettings
 from mcl.config.unused import OnlyWith, of_schedule_and_optimizer
 from mcl.config.watch import WatchSettings
 
@@ -114,6 +115,7 @@ class FinetuneSettings(Command):
         OnlyWith("feature_cache_gb", lambda s: s.freeze == "trunk", "it goes with --freeze trunk"),
         OnlyWith("feature_dtype", lambda s: s.freeze == "trunk", "it goes with --freeze trunk"),
         OnlyWith("repeat_threshold", lambda s: s.sampling == "repeat_factor", "it goes with --sampling repeat_factor"),
+        OnlyWith("stitch.small", lambda s: s.stitch.below, "it goes with --stitch.below"),
         OnlyWith("best_by", lambda s: s.eval_every, "it goes with --eval_every"),
         OnlyWith("views.long_side", lambda s: s.views.short_sides, "it goes with --views.short_sides"),
         OnlyWith(
@@ -224,6 +226,7 @@ class FinetuneSettings(Command):
     test_batch: int = Field(8, ge=1, description="Images a step when measuring AP.")
     model: ShapeSettings = Field(default_factory=ShapeSettings, description="Shape without a trunk.")
     views: ViewSettings = Field(default_factory=ViewSettings, description="Size and augmentation of scenes.")
+    stitch: StitchSettings = Field(default_factory=StitchSettings, description="Dynamic scale training.")
     detector: SerializeAsAny[DetectorSettings] = Field(
         default_factory=DetectorSettings, description="Kind, heads and sampling."
     )
@@ -261,6 +264,8 @@ class FinetuneSettings(Command):
                 "--freeze trunk computes features once: of views only flip is possible "
                 "(set views.short_sides [], views.colour 0, views.scale_jitter 1 1, views.copy_paste 0)"
             )
+        if self.freeze == "trunk" and self.stitch.below:
+            raise ValueError("--freeze trunk computes features once: images cannot be stitched; leave --stitch.below away")
         if self.patience and not self.eval_every:
             raise ValueError("--patience counts measurements on the way: give --eval_every")
         return self

@@ -13,6 +13,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from mcl.config.detector import DetectorSettings
 from mcl.data.labels.scenes import Framing
+from mcl.detect.box_losses import BoxLosses
 from mcl.nn.backbone import STRIDES
 from mcl.nn.trunk import PyramidBackbone, TrunkSpec
 
@@ -91,6 +92,12 @@ class Detector(nn.Module):
         Args:
             targets: ``boxes`` (n, 4) and ``labels`` (n,) of every image, ``masks`` (n, h, w) if it finds masks.
         """
+
+    def losses_and_boxes(
+        self, features: Mapping[str, Tensor], canvas: ImageList, targets: Sequence[Mapping[str, Tensor]]
+    ) -> tuple[dict[str, Tensor], BoxLosses]:
+        """``losses``, and the box regression loss of every sampled box (of the last stage, where there are several)."""
+        raise NotImplementedError
 
     @abstractmethod
     def detections(self, features: Mapping[str, Tensor], canvas: ImageList) -> list[dict[str, Tensor]]:

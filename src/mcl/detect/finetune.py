@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mcl.config.finetune import FinetuneOptim
 from mcl.detect.averaged import AveragedWeights
 from mcl.detect.base import Detector
-from mcl.detect.forward import losses_of, to_canvas
+from mcl.detect.feedback import ScaleFeedback
+from mcl.detect.forward import losses_and_boxes_of, losses_of, to_canvas
 from mcl.detect.frozen import FeatureStore
 from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, load_optimizer, set_lr
 from mcl.engine.processes.gradients import GradientAverage
@@ -32,6 +33,7 @@ class DetectorTraining:
         store: features of a frozen trunk.
         precision: ``bf16`` runs the network under autocast.
         ema: decay of an average of the weights; None: none is kept.
+        feedback: is told of every step's box losses; None: images are not stitched.
     """
 
     def __init__(
@@ -45,9 +47,10 @@ class DetectorTraining:
         store: FeatureStore | None = None,
         precision: str = "fp32",
         ema: float | None = None,
+        feedback: ScaleFeedback | None = None,
     ) -> None:
         self.detector, self.schedule, self.device = detector, schedule, device
-        self.frozen, self.store, self.precision = frozen or [], store, precision
+        self.frozen, self.store, self.precision, self.feedback = frozen or [], store, precision, feedback
         self.clip_norm = optim.clip_norm
         self.optimizer = build_optimizer(detector, optim, batch, rates_of_parts(optim))
         self.average_weights = AveragedWeights(detector, ema) if ema else None
@@ -58,13 +61,13 @@ class DetectorTraining:
         training_mode(self.detector, self.frozen)
         lr = self.schedule.lr_at(step)
         set_lr(self.optimizer, lr)
-        terms = self.losses(batch)
+        terms, told = self._losses_and_feedback(batch) if self.feedback else (self.losses(batch), {})
         loss = sum(terms.values())
         norm = apply_gradients(loss, self.optimizer, self.clip_norm, self.average)
         if self.average_weights:
             self.average_weights.update(self.detector, step)
         terms = {"loss/" + name.removeprefix("loss_"): term.detach() for name, term in terms.items()}
-        return {"loss": loss.detach(), **terms, "lr": torch.tensor(lr), "gradient_norm": norm}
+        return {"loss": loss.detach(), **terms, "lr": torch.tensor(lr), "gradient_norm": norm, **told}
 
     def measured(self, done: int) -> Mapping[str, float]:
         """Nothing more than every step tells."""
@@ -87,10 +90,20 @@ class DetectorTraining:
                 features = self.detector.backbone(canvas.tensors)
             return losses_of(self.detector, features, canvas, targets)
 
+    def _losses_and_feedback(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Loss terms, and what the feedback tells of the step."""
+        inputs, targets = batch
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            canvas = to_canvas(self.detector, inputs, self.device)
+            features = self.detector.backbone(canvas.tensors)
+            terms, boxes = losses_and_boxes_of(self.detector, features, canvas, targets)
+        return terms, self.feedback.see(boxes.areas, boxes.losses)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs, as tensors and plain types."""
         averaged = {"ema": self.average_weights.values} if self.average_weights else {}
-        return {"detector": self.detector.state_dict(), "optimizer": self.optimizer.state_dict(), **averaged}
+        fed_back = {"feedback": self.feedback.state_dict()} if self.feedback else {}
+        return {"detector": self.detector.state_dict(), "optimizer": self.optimizer.state_dict(), **averaged, **fed_back}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict()``."""
@@ -98,6 +111,8 @@ class DetectorTraining:
         load_optimizer(self.optimizer, state["optimizer"])
         if self.average_weights:  # an average that begins now, begins with what there is
             self.average_weights.load(state.get("ema", state["detector"]))
+        if self.feedback and "feedback" in state:
+            self.feedback.load_state_dict(state["feedback"])
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within the block the detector has the averaged weights, if there is an average."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from mcl.detect.base import Detector
+from mcl.detect.box_losses import BoxLosses
 
 
 def to_canvas(detector: Detector, images: Sequence[Tensor], device: torch.device) -> ImageList:
@@ -31,9 +32,23 @@ def losses_of(
     targets: Sequence[Mapping[str, Any]],
 ) -> dict[str, Tensor]:
     """Losses of the features of ``detector.backbone``; modules must be in training mode."""
+    return detector.losses(features, canvas, _beside(features, targets))
+
+
+def losses_and_boxes_of(
+    detector: Detector,
+    features: Mapping[str, Tensor],
+    canvas: ImageList,
+    targets: Sequence[Mapping[str, Any]],
+) -> tuple[dict[str, Tensor], BoxLosses]:
+    """``losses_of``, and the box regression loss of every sampled box."""
+    return detector.losses_and_boxes(features, canvas, _beside(features, targets))
+
+
+def _beside(features: Mapping[str, Tensor], targets: Sequence[Mapping[str, Any]]) -> list[dict[str, Tensor]]:
+    """The tensors of the targets, where the features are."""
     device = next(iter(features.values())).device
-    targets = [{k: v.to(device) for k, v in target.items() if isinstance(v, Tensor)} for target in targets]
-    return detector.losses(features, canvas, targets)
+    return [{k: v.to(device) for k, v in target.items() if isinstance(v, Tensor)} for target in targets]
 
 
 def detect(

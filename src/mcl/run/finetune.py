@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,10 +14,11 @@ from mcl.config.finetune import FinetuneSchedule, FinetuneSettings
 from mcl.data.labels.coco_json import CocoScenes, read_coco
 from mcl.data.labels.sampling import sampling_order
 from mcl.data.labels.scenes import collate, require_few_pixels
-from mcl.data.loading.loader import step_batches, steps_per_epoch
+from mcl.data.loading.loader import steps_per_epoch
 from mcl.detect.base import Detector, DetectorPlan
+from mcl.detect.feedback import ScaleFeedback, small_side
 from mcl.detect.finetune import DetectorTraining
-from mcl.detect.frozen import FrozenScenes, freeze
+from mcl.detect.frozen import freeze
 from mcl.detect.saved import FILE_NAME, save_detector
 from mcl.engine.logging import console, warnings_of
 from mcl.engine.loop import run_loop
@@ -31,7 +32,6 @@ from mcl.engine.processes.distributed import (
     main_first,
     per_process,
     process_count,
-    rank,
 )
 from mcl.engine.processes.job import joined
 from mcl.engine.run_folder import RunFolder
@@ -44,7 +44,7 @@ from mcl.run.detector_start import plan_detector, start_detector, what_was_loade
 from mcl.run.evaluate import check_classes, headline, measure, percent
 from mcl.run.guard import guarded
 from mcl.run.masks import require_masks
-from mcl.run.passes import encode_once, precise_norms, training_scenes
+from mcl.run.passes import batches_of_steps, encode_once, precise_norms, training_scenes
 from mcl.run.precision import precision_of_run, settle_precision, settled
 from mcl.run.resume import start_or_resume, summary_of_ended
 from mcl.run.see import tell_report
@@ -151,18 +151,11 @@ def _train(
     schedule = Schedule(settings.schedule, settings.optim.peak_lr(settings.batch), total, warmup)
     training = DetectorTraining(
         detector, settings.optim, schedule, settings.batch, device, frozen, precision=settings.loop.precision,
-        ema=settings.ema,
+        ema=settings.ema, feedback=_feedback(settings, plan),
     )  # fmt: skip
     if settings.freeze == "trunk":
         training.store = encode_once(training, settings, dataset, folder)
-    source = FrozenScenes(dataset) if training.store else dataset
-
-    def batches(start_step: int) -> Iterator[Any]:
-        return step_batches(
-            source, settings.batch, settings.seed, start_step, total, settings.loop.workers, collate,
-            pin_memory=device.type == "cuda", rank=rank(), processes=process_count(), order=order,
-        )  # fmt: skip
-
+    batches = batches_of_steps(training, settings, plan, scenes, order, total)
     curve = ApCurve(training, plan, scenes, val, settings, folder, total, told)
     summary = run_loop(
         training, batches, total_steps=total, images_per_step=settings.batch, folder=folder,
@@ -171,6 +164,11 @@ def _train(
         between=curve, ended=curve.ended,
     )  # fmt: skip
     return training, curve, summary.as_dict()
+
+
+def _feedback(settings: FinetuneSettings, plan: DetectorPlan) -> ScaleFeedback | None:
+    stitch = settings.stitch
+    return ScaleFeedback(stitch.below, stitch.small or small_side(plan.image_size)) if stitch.below else None
 
 
 def _length(settings: FinetuneSettings, samples: int) -> tuple[int, int]:

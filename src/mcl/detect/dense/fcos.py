@@ -34,6 +34,7 @@ class Fcos(OneStage, FCOS):
     """Features are the levels it reads, ``p2 .. p5`` or ``p3 .. p7``."""
 
     unit: ClassVar = "points"
+    divides_by_image: ClassVar = False
 
     @classmethod
     def build(cls, plan: DetectorPlan) -> Fcos:
@@ -62,6 +63,9 @@ class Fcos(OneStage, FCOS):
         counts: list[int],
     ) -> dict[str, Tensor]:
         return self.compute_loss(targets, outputs, anchors, counts)
+
+    def decoded(self, outputs: Tensor, anchors: Tensor) -> Tensor:
+        return self.head.box_coder.decode(outputs, anchors)
 
 
 class _Head(FCOSHead):

@@ -13,6 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from mcl.detect.base import Detector, DetectorPlan
+from mcl.detect.box_losses import BoxLosses, noted, of_cells
 from mcl.detect.dense.settings import DenseSettings
 from mcl.nn.parts import HEAD
 from mcl.nn.trunk import PyramidBackbone, build_pyramid_backbone
@@ -29,6 +30,8 @@ class OneStage(Detector):
 
     #: what stands at a cell, for the screen
     unit: ClassVar[str]
+    #: whether the box loss of an image is divided by its number of boxes, not by that of all images
+    divides_by_image: ClassVar[bool]
     #: whether towers are to start from a trunk's head
     towers_from_head: bool = False
 
@@ -39,6 +42,17 @@ class OneStage(Detector):
         # Sums over tens of thousands of cells, and boxes of hundreds of pixels: not for bf16.
         with torch.autocast(canvas.tensors.device.type, enabled=False):
             return self.terms(targets, outputs, anchors, counts)
+
+    def losses_and_boxes(
+        self, features: Mapping[str, Tensor], canvas: ImageList, targets: Sequence[Mapping[str, Tensor]]
+    ) -> tuple[dict[str, Tensor], BoxLosses]:
+        with noted(self.head, "compute_loss") as calls:
+            losses = self.losses(features, canvas, targets)
+        return losses, of_cells(calls[0][0], self.decoded, self.divides_by_image)
+
+    def decoded(self, outputs: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes (n, 4) of the box tower's outputs (n, 4) at anchors (n, 4)."""
+        raise NotImplementedError
 
     def terms(
         self,

@@ -30,6 +30,7 @@ class Retinanet(OneStage, RetinaNet):
     """Features are the levels it reads, ``p2 .. p5`` or ``p3 .. p7``."""
 
     unit: ClassVar = "anchors"
+    divides_by_image: ClassVar = True
 
     @classmethod
     def build(cls, plan: DetectorPlan) -> Retinanet:
@@ -55,6 +56,9 @@ class Retinanet(OneStage, RetinaNet):
         counts: list[int],
     ) -> dict[str, Tensor]:
         return self.compute_loss(targets, outputs, anchors)
+
+    def decoded(self, outputs: Tensor, anchors: Tensor) -> Tensor:
+        return self.head.regression_head.box_coder.decode_single(outputs, anchors)
 
 
 def anchor_sizes(settings: RetinanetSettings, image_size: int) -> tuple[tuple[float, ...], ...]:

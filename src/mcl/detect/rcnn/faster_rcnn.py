@@ -21,6 +21,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import initLevelMapper
 
 from mcl.detect.base import Detector, DetectorPlan
+from mcl.detect.box_losses import BoxLosses, noted, of_roi_heads
 from mcl.detect.rcnn.settings import FasterRcnnSettings
 from mcl.nn.backbone import STRIDES
 from mcl.nn.parts import LEVELS, PIECES
@@ -52,6 +53,15 @@ class FasterRcnn(Detector, FasterRCNN):
         proposals, proposal_losses = self.rpn(canvas, features, targets)
         _, head_losses = self.roi_heads(features, proposals, canvas.image_sizes, targets)
         return {**proposal_losses, **head_losses}
+
+    def losses_and_boxes(
+        self, features: Mapping[str, Tensor], canvas: ImageList, targets: Sequence[Mapping[str, Tensor]]
+    ) -> tuple[dict[str, Tensor], BoxLosses]:
+        roi = self.roi_heads
+        with noted(roi, "select_training_samples") as samples, noted(roi.box_predictor, "forward") as predicted:
+            losses = self.losses(features, canvas, targets)
+        (_, drawn), (_, (_, box_regression)) = samples[0], predicted[0]
+        return losses, of_roi_heads(drawn, box_regression, targets)
 
     def detections(self, features: Mapping[str, Tensor], canvas: ImageList) -> list[dict[str, Tensor]]:
         proposals, _ = self.rpn(canvas, features)
