@@ -34,8 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         name, rest = _command(argv)
         settings_module, settings_class, module, function, _ = COMMANDS[name]
         from mcl.config.base import from_arguments
+        from mcl.config.help import help_text, help_topic
 
         command = getattr(importlib.import_module(settings_module), settings_class)
+        if (topic := help_topic(rest)) is not None:
+            print(help_text(command, rest, topic, f"mcl {name}"))
+            return 0
         settings = from_arguments(command, rest, f"mcl {name}")
         result = getattr(importlib.import_module(module), function)(settings)
         if isinstance(result, dict) and "message" in result:

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_core import PydanticUndefined
+from pydantic_settings import BaseSettings, CliPositionalArg, CliSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from mcl.config.choice import Choice, choose, others_with, specialised, without_other_kinds
@@ -23,6 +24,9 @@ from mcl.config.unused import OnlyWith, refuse_unused
 from mcl.errors import UserError, did_you_mean
 
 C = TypeVar("C", bound="Command")
+#: what a switch understands (pydantic's words)
+YES, NO = ("true", "yes", "on", "1", "t", "y"), ("false", "no", "off", "0", "f", "n")
+BY_PLACE = get_args(CliPositionalArg[str])[1:]  # what marks a setting that is given without its name
 
 
 class Section(BaseModel):
@@ -54,8 +58,15 @@ class Command(BaseSettings):
     locations: ClassVar[tuple[str, ...]] = ()
     #: settings that do nothing without certain others
     only_with: ClassVar[tuple[OnlyWith, ...]] = ()
+    #: settings that most people use, shown by ``--help`` where there are many
+    common: ClassVar[tuple[str, ...]] = ()
     #: command whose recipes it takes
     recipes_of: ClassVar[str] = "pretrain"
+
+    @classmethod
+    def recipes(cls) -> list[str]:
+        """Names of the recipes that it takes."""
+        return recipe_names(cls.recipes_of)
 
     @model_validator(mode="after")
     def _continue_or_replace(self) -> Command:
@@ -123,6 +134,33 @@ def from_values(command: type[C], given: Mapping[str, Any]) -> C:
         return command(**merged)
     except ValidationError as error:
         raise UserError(explain_validation(error, layers)) from None
+
+
+def used_values(command: type[C], argv: Sequence[str]) -> tuple[type[C], dict[str, tuple[Any, str]]]:
+    """What would be used if only a recipe, a file and names of methods were given of a command line.
+
+    Returns:
+        The command with the settings of those names, and dotted name -> (value, the file it is from; "" for the
+        command's own); the value of a setting that must be given is pydantic's ``PydanticUndefined``.
+
+    Raises:
+        UserError: an unknown recipe or name, an unreadable file.
+    """
+    layers = _layers(command, _words_given(argv))
+    command = _chosen(command, layers)
+    merged, origins = _section_defaults(command), {}
+    for origin, layer in layers:
+        layer = without_other_kinds(command, layer, origin)
+        merged = _merge(_without_rivals(command, merged, layer), layer)
+        origins |= dict.fromkeys(_leaves(layer), origin)
+    used = {}
+    for name, field in flat_fields(command):
+        value: Any = merged
+        for part in name.split("."):
+            value = value.get(part, PydanticUndefined) if isinstance(value, Mapping) else PydanticUndefined
+        given = value is not PydanticUndefined
+        used[name] = (value if given else field.get_default(call_default_factory=True), origins.get(name, "") if given else "")
+    return command, used
 
 
 def from_dump(command: type[C], dumped: Mapping[str, Any]) -> C:
@@ -221,7 +259,7 @@ def _words_given(argv: Sequence[str]) -> dict[str, Any]:
         if word.startswith("--") and (name in ("recipe", "config", "out") or name.endswith(".name")):
             given[name] = value if equals else following
         elif word.startswith("--") and name == "resume":
-            given[name] = value if equals else str(following.lower() != "false")
+            given[name] = str((value if equals else following).lower() not in NO)
     return _nest({key: None if value == "none" else value for key, value in given.items()})
 
 
@@ -240,6 +278,7 @@ def _section_of(annotation: Any) -> type[Section] | None:
 def _canonical(argv: Sequence[str], command: type[Command]) -> list[str]:
     """Flags under their one name and with a value: ``--image-size``, ``--resume`` and ``--no-resume`` are understood."""
     flags = {name: _words_of_switch(field.annotation) for name, field in flat_fields(command)}
+    by_place = any(is_by_place(field) for field in command.model_fields.values())
     words: list[str] = []
     for position, argument in enumerate(argv):
         name, equals, value = argument[2:].partition("=")
@@ -247,7 +286,7 @@ def _canonical(argv: Sequence[str], command: type[Command]) -> list[str]:
         if name in flags:
             words.append(f"--{name}{equals}{value}")
             following = argv[position + 1] if position + 1 < len(argv) else "--"
-            if flags[name] and not equals and following.lower() not in flags[name]:
+            if flags[name] and not equals and not _is_value(following, flags[name], by_place):
                 words.append("true")
         elif flags.get(name.removeprefix("no_")) and not equals:
             words += [f"--{name.removeprefix('no_')}", "false"]
@@ -260,7 +299,17 @@ def _words_of_switch(annotation: Any) -> set[str]:
     """What a setting takes that may be given as a bare ``--flag``: a bool, or one that knows other words too (``auto``)."""
     if annotation is not bool and bool not in get_args(annotation):
         return set()
-    return {"true", "false", *(word for option in get_args(annotation) for word in get_args(option))}
+    return {*YES, *NO, *(word for option in get_args(annotation) for word in get_args(option))}
+
+
+def _is_value(word: str, known: set[str], by_place: bool) -> bool:
+    """Whether the word after a bare ``--flag`` is its value; where words have places of their own, only a known one is."""
+    return word.lower() in known or not (by_place or word.startswith("-"))
+
+
+def is_by_place(field: Any) -> bool:
+    """Whether a setting is given by its place, without its name."""
+    return any(mark in BY_PLACE for mark in field.metadata)
 
 
 def _with_nulls(command: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,6 +346,14 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(dict(merged[key]), value) if both else value
     return merged
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all that a layer sets."""
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
 
 
 def _section_defaults(command: type[Command]) -> dict[str, Any]:

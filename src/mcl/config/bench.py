@@ -29,6 +29,7 @@ class BenchSettings(_Recipe):
     """A pre-training recipe, and where the numbers go."""
 
     choices: ClassVar = PretrainSettings.choices
+    common: ClassVar = ("recipe", "config", "method.name", "model.backbone", "image_size", "batch", "loop.device", "loop.threads", "json")
 
     json_file: Path | None = Field(
         None, alias="json", description="File for the numbers, the settings and the machine's description."
@@ -42,6 +43,8 @@ class BenchSettings(_Recipe):
 
 class BenchStepSettings(BenchSettings):
     """Time one training step of each way to compute the loss, its floor, and the baselines, in turn."""
+
+    common: ClassVar = (*BenchSettings.common, "rounds", "baselines", "memory")
 
     rounds: int = Field(5, ge=1, description="Timed steps of each side; the median is shown.")
     warmup: int = Field(1, ge=0, description="Steps of each side before timing.")
@@ -58,6 +61,8 @@ class BenchStepSettings(BenchSettings):
 
 class BenchDataSettings(BenchSettings):
     """Images/s of the loader and of JPEG decoding, ours against the plain order, in turn."""
+
+    common: ClassVar = (*BenchSettings.common, "data", "sizes", "images", "workers")
 
     sizes: list[Size] = Field(
         ["500x375", "128x128", "4000x3000"], description="Sizes of the generated JPEGs, width x height."
@@ -80,6 +85,8 @@ class BenchDataSettings(BenchSettings):
 class BenchLoopSettings(BenchSettings):
     """Share of a real pre-training run's time that is not the model's step."""
 
+    common: ClassVar = (*BenchSettings.common, "data", "images", "steps")
+
     data: Path | None = Field(None, description="Images to train on; none: generated JPEGs of 500x375.")
     images: int = Field(192, ge=2, description="How many images to generate.")
     steps: int = Field(60, ge=2, description="Steps of the run.")
@@ -90,6 +97,8 @@ class BenchLoopSettings(BenchSettings):
 
 class BenchScaleSettings(BenchSettings):
     """Cost model of training on many GPUs, computed from counted FLOPs and bytes; or processes here, measured."""
+
+    common: ClassVar = (*BenchSettings.common, "gpus", "per_gpu", "measure", "link", "network")
 
     recipe: str | None = Field("mcl-r50-imagenet", description="Shipped settings to start from.")
     measure: list[Annotated[int, Field(ge=1, le=64)]] = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
@@ -93,6 +94,10 @@ class SceneSettings(DataSettings):
 class DataComposeSettings(SceneSettings):
     """Compose unlabeled images and labelled scenes from cut-outs (pictures with alpha) and photos."""
 
+    common: ClassVar = (
+        "backgrounds", "overwrite", "seed", "image_size", "unlabeled_objects", "unlabeled_scenes", "train_scenes", "test_scenes", "val_scenes", "max_objects", "class_map", "test_fraction", "workers",
+    )  # fmt: skip
+
     cutouts: Path = Field(
         description="Folder of class folders with cut-outs (PNG or WebP with transparency)."
     )
@@ -155,6 +160,10 @@ class DataComposeSettings(SceneSettings):
 
 class DataDemoSettings(SceneSettings):
     """Make the embedded demo set: eight kinds of shapes with photo texture on scikit-image's photos."""
+
+    common: ClassVar = (
+        "overwrite", "seed", "image_size", "classes", "unlabeled_objects", "unlabeled_scenes", "train_scenes", "test_scenes", "max_objects", "min_size", "max_size", "workers",
+    )  # fmt: skip
 
     min_size: float = Field(
         0.22, gt=0, description="Smallest longer side of an object, in pixels or as a fraction."

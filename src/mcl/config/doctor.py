@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -11,6 +12,8 @@ from mcl.config.bench import BenchSettings
 
 class DoctorSettings(BenchSettings):
     """Look at this machine and tell how a pre-training recipe would run on it. Writes nothing but --json."""
+
+    common: ClassVar = (*BenchSettings.common, "data", "images")
 
     data: Path | None = Field(
         None,

@@ -67,6 +67,8 @@ def explain_validation(error: ValidationError, layers: list[tuple[str, dict[str,
         if problem["type"] == "missing":
             lines.append(f"--{name} is required")
             continue
+        if problem["type"] in ("bool_parsing", "bool_type"):
+            problem = {**problem, "msg": "Input should be true or false"}
         message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ").strip()
         is_rule = problem["type"] == "value_error"
         wanted = message if is_rule else f"must be {'true, false or ' * is_switch}{message}"

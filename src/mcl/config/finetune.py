@@ -50,6 +50,7 @@ class ViewSettings(Section):
     )
     short_sides: list[int] = Field(
         [],
+        examples=[[640, 800]],
         description="Resize the shorter side to one of these (COCO: 640..800); empty: fit into image_size.",
     )
     long_side: int = Field(1333, ge=32, description="Longest side with short_sides.")
@@ -102,6 +103,10 @@ class FinetuneSettings(Command):
     """Fine-tune a detector from a pre-trained trunk (or from scratch) and measure its AP."""
 
     choices: ClassVar = (Choice("detector", "auto", "mcl.detect.registry"),)
+    common: ClassVar = (
+        "recipe", "resume", "detector.name", "parts", "freeze", "like", "image_size", "batch", "schedule.steps", "optim.lr",
+        "eval_every", "loop.workers", "loop.device",
+    )  # fmt: skip
     recipes_of: ClassVar = "finetune"
     locations: ClassVar = ("trunk",)
     only_with: ClassVar = (

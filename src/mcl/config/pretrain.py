@@ -88,6 +88,10 @@ class PretrainSettings(Command):
     """Pre-train a detector's trunk (backbone + pyramid + box head) on unlabeled images."""
 
     choices: ClassVar = (Choice("method", "mcl", "mcl.methods.registry"),)
+    common: ClassVar = (
+        "recipe", "config", "resume", "init_from", "method.name", "model.backbone", "image_size", "batch", "schedule.epochs",
+        "schedule.steps", "optim.lr", "loop.workers", "loop.device",
+    )  # fmt: skip
     locations: ClassVar = ("data", "init_from")
     only_with: ClassVar = (
         OnlyWith("init_parts", lambda s: s.init_from, "it goes with --init_from"),

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mcl.config.base import Command
+from mcl.config.help import shown_value
 from mcl.engine.logging import duration
-from mcl.report.differs import rebuilt, shown
+from mcl.report.differs import rebuilt
 from mcl.report.runs import EVALUATE, FINETUNE, PRETRAIN, STUDY, Run
 from mcl.report.tables import NONE, Cell, Table, share_cell
 from mcl.studies.tables import flops
@@ -108,7 +109,7 @@ def _start(run: Run) -> str | None:
         parts = run.summary.get("parts")
         trunk = run.settings.get("trunk")
         return "from scratch" if trunk == "none" else f"{trunk}" + (f" ({parts})" if parts else "")
-    return shown(run.settings["detector"]) if run.kind == EVALUATE else None
+    return shown_value(run.settings["detector"]) if run.kind == EVALUATE else None
 
 
 def _images(run: Run) -> int | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mcl.config.base import Command, from_values
 from mcl.config.finetune import FinetuneSettings
+from mcl.config.help import shown_value
 from mcl.config.pretrain import PretrainSettings
 from mcl.errors import UserError
 from mcl.report.runs import FINETUNE, PRETRAIN, Run
@@ -23,7 +23,7 @@ GIVEN = {
 def inputs(run: Run) -> dict[str, str]:
     """What a run was given that no recipe holds, as text."""
     names = GIVEN.get(run.kind, tuple(run.settings))
-    return {name: shown(run.settings[name]) for name in names if run.settings.get(name) is not None}
+    return {name: shown_value(run.settings[name]) for name in names if run.settings.get(name) is not None}
 
 
 def changed_settings(run: Run) -> list[tuple[str, str, str]]:
@@ -37,7 +37,7 @@ def changed_settings(run: Run) -> list[tuple[str, str, str]]:
     before, own = dict(_flat(usual)), dict(_flat(run.settings))
     skipped = {*GIVEN[run.kind], "recipe"}
     return [
-        (name, shown(before[name]), shown(own[name]))
+        (name, shown_value(before[name]), shown_value(own[name]))
         for name in before
         if name in own and name not in skipped and before[name] != own[name]
     ]
@@ -50,17 +50,6 @@ def rebuilt(run: Run) -> Command | None:
         return from_values(command, dict(run.settings)) if command else None
     except UserError:
         return None
-
-
-def shown(value: Any) -> str:
-    """A setting as one would write it on the command line."""
-    if value is None:
-        return "none"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list | dict):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _of_recipe(run: Run) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from mcl.config.base import Command, flat_fields, read_recipe, recipe_names
 from mcl.config.choice import Choice
+from mcl.config.help import shown_value
 from mcl.run.commands import COMMANDS
 
 HEADER = "| setting | type | default | what it does |\n|---|---|---|---|"
@@ -69,7 +70,7 @@ def _kind(choice: Choice, name: str) -> str:
 
 
 def _row(name: str, field: Any, default: Any) -> str:
-    shown = "required" if default is PydanticUndefined else f"`{_plain(default)}`"
+    shown = "required" if default is PydanticUndefined else f"`{shown_value(default)}`"
     return f"| `--{name}` | {_type(field)} | {shown} | {field.description} |"
 
 
@@ -98,16 +99,6 @@ def _limit(metadata: Any) -> str:
         if value is not None:
             return f"{sign} {value}"
     return ""
-
-
-def _plain(default: Any) -> str:
-    if default is None:
-        return "none"
-    if isinstance(default, float):
-        return f"{default:.4g}"
-    if isinstance(default, tuple | list):
-        return "[" + ", ".join(_plain(item) for item in default) + "]"
-    return str(default)
 
 
 def _first_comment(recipe: str) -> str:
