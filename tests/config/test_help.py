@@ -56,7 +56,7 @@ def test_the_default_recipe_and_another(capsys):
     first = shown(capsys, "pretrain", "--help")
     assert "timm name" in first and "[resnet18*]" in first and "from recipe mcl-r18-64" in first and "resnet50" not in first.split("In brackets")[0]
     assert "[adamw*]" in shown(capsys, "pretrain", "--help", "optim")
-    second = shown(capsys, "pretrain", "--recipe", "mcl-r50-imagenet", "--help")
+    second = " ".join(shown(capsys, "pretrain", "--recipe", "mcl-r50-imagenet", "--help").split())
     assert "[resnet50" in second and "from recipe mcl-r50-imagenet" in second and "[4096*]" in second
 
 

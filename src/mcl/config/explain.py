@@ -34,12 +34,12 @@ def explain_parse_error(
         unknown = text.partition("unrecognized arguments:")[2].split()
         flag = next((word for word in unknown if word.startswith("--")), None)
         if flag is None:
-            return f"unexpected argument {unknown[0]!r}; settings are given as --name VALUE ({prog} --help lists them)"
+            return f"unexpected argument {unknown[0]!r}; settings are given as --name VALUE ({prog} --help all lists them)"
         name = flag[2:].partition("=")[0].replace("-", "_")
         if name in flags:
             return f"{name} is given by its place, without '--{name}': {prog} {name.upper()} ..."
         near = elsewhere(name) or nearest_setting(name, sorted(flags))
-        return f"unknown setting '--{name}'{near}; {prog} --help lists them"
+        return f"unknown setting '--{name}'{near}; {prog} --help all lists them"
     if "ambiguous option" in text:
         name = text.partition("ambiguous option: --")[2].split()[0]
         near = difflib.get_close_matches(name, flags, n=3, cutoff=0.3)
