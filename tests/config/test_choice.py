@@ -82,7 +82,7 @@ def test_mistakes_in_a_file_name_the_file(tmp_path):
 def test_help_shows_the_settings_of_the_method_that_is_named_and_needs_no_torch():
     code = (
         "import sys; from mcl.cli import main\n"
-        "try: main(['pretrain', '--method.name', 'byol', '--help'])\n"
+        "try: main(['pretrain', '--method.name', 'byol', '--help', 'method'])\n"
         "finally: print('torch' in sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
