@@ -28,6 +28,10 @@ from typing import Any
 import yaml
 from runs import SETTINGS, spread
 
+from mcl.config.base import from_values
+from mcl.config.pretrain import PretrainSettings
+from mcl.methods.flops import step_flops
+
 HERE = Path(__file__).parent
 PLAN, RESULTS = HERE / "yardstick.yaml", HERE / "results/yardstick"
 LEAST_LEAD, LEAST_AP, MOST_AP = 6.0, 15.0, 45.0  # box AP in percent
@@ -158,7 +162,9 @@ def _collect(cell: Cell, folder: Path) -> None:
     content |= {"settings": kept, "summary": json.loads((folder / "summary.json").read_text())}
     if cell.pretrain:
         summary = json.loads((folder.with_name(f"{cell.name}-pretrain") / "summary.json").read_text())
-        content |= {"pretrain": {"settings": cell.pretrain, "summary": summary}}
+        settings = from_values(PretrainSettings, {"data": cell.data, "out": folder.name, **cell.pretrain})
+        flops = sum(step_flops(settings).values()) * summary["cost"]["steps"]
+        content |= {"pretrain": {"settings": cell.pretrain, "flops": flops, "summary": summary}}
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{cell.name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
@@ -202,8 +208,8 @@ def table(folder: Path = RESULTS) -> str:
     if not results:
         raise FileNotFoundError(f"{folder}: no results")
     rows = [
-        "| testbed | start | seeds | box AP | of the way | mask AP | box AP, classes as one | pre-training, images | hours |",
-        "|---|---|---:|---|---|---|---|---:|---:|",
+        "| testbed | start | seeds | box AP | of the way | mask AP | box AP, classes as one | pre-training, images | TFLOP | hours |",
+        "|---|---|---:|---|---|---|---|---:|---:|---:|",
     ]
     verdicts = []
     for testbed in dict.fromkeys(result["testbed"] for result in results):
@@ -235,11 +241,12 @@ def _row(testbed: str, start: str, results: list[dict[str, Any]], way: str) -> s
     summaries = [result["summary"] for result in results]
     box, *others = (spread([s[key] for s in summaries]) for key in ("box_AP", "mask_AP", "class_agnostic_AP"))
     cells = [testbed, STARTS.get(start, start), str(len(results)), box, way, *others]
-    costs = [result["pretrain"]["summary"]["cost"] for result in results if "pretrain" in result]
-    if costs:
-        cells += [f"{costs[0]['images']:,}", f"{statistics.mean(cost['seconds'] for cost in costs) / 3600:.1f}"]
+    if before := [result["pretrain"] for result in results if "pretrain" in result]:
+        costs = [one["summary"]["cost"] for one in before]
+        hours = statistics.mean(cost["seconds"] for cost in costs) / 3600
+        cells += [f"{costs[0]['images']:,}", f"{before[0]['flops'] / 1e12:.0f}", f"{hours:.1f}"]
     else:
-        cells += ["", ""]
+        cells += ["", "", ""]
     return f"| {' | '.join(cells)} |"
 
 

@@ -73,7 +73,7 @@ def write_result(folder, start, seed, box_ap, cost_of_pretraining=None):
     summary |= {"cost": {"steps": 10, "seconds": 90.0}}
     content = {"testbed": "bed", "start": start, "seed": seed, "summary": summary}
     if cost_of_pretraining:
-        content["pretrain"] = {"summary": {"cost": cost_of_pretraining}}
+        content["pretrain"] = {"summary": {"cost": cost_of_pretraining}, "flops": 1.445e14}
     (folder / f"bed-{start}-{seed}.json").write_text(json.dumps(content))
 
 
@@ -104,7 +104,7 @@ def test_a_try_is_a_share_of_the_way(tmp_path):
     for seed, value in enumerate((0.24, 0.24, 0.9)):
         write_result(tmp_path, "a-try", seed, value, {"images": 76_800, "seconds": 1800.0})
     row = next(line for line in yardstick.table(tmp_path).splitlines() if "| a-try |" in line)
-    assert row.startswith("| bed | a-try | 3 |") and "| 30% |" in row and row.endswith("| 76,800 | 0.5 |")
+    assert row.startswith("| bed | a-try | 3 |") and "| 30% |" in row and row.endswith("| 76,800 | 144 | 0.5 |")
 
 
 def test_no_results_are_an_error(tmp_path):
