@@ -12,6 +12,7 @@ from mcl.config.finetune import FinetuneSettings
 from mcl.data.labels.scenes import CocoDetection, Framing
 from mcl.detect.averaged import AveragedWeights
 from mcl.detect.saved import load_detector
+from mcl.engine.run_folder import RunFolder
 from mcl.errors import UserError
 from mcl.run.finetune import finetune
 from tiny import assert_same_state
@@ -165,6 +166,18 @@ def test_the_best_detector_is_kept(best_by, step, toy, tmp_path):
     assert all(torch.equal(tensor, best[name]) for name, tensor in short.items())
     detector, _ = load_detector(tmp_path / "run/detector.best.safetensors")
     assert detector.finds == ("bbox", "segm")
+
+
+def test_measurements_of_an_attempt_without_a_checkpoint_do_not_count(toy, tmp_path):
+    """The next one begins anew: with those of before, an AP of 0.9 would stay the best."""
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/config.yaml").write_text("trunk: none\n")
+    (tmp_path / "run/.lock").touch()
+    (tmp_path / "run/curve.jsonl").write_text('{"step": 1, "box_AP": 0.9, "mask_AP": 0.9, "class_agnostic_AP": 0.9}\n')
+    (tmp_path / "run/detector.best.safetensors").write_text("stale")
+    folder = RunFolder.open(tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock") == ["checkpoints", "config.yaml"]
+    assert folder.has_nothing_done
 
 
 def test_ap_stands_in_metrics_and_tensorboard(toy, tmp_path):

@@ -16,9 +16,9 @@ from mcl.files import write_whole
 from mcl.run_files import CHECKPOINTS, CONFIG, LOCK
 
 #: what a run adds to as it goes on; the rest of what it writes before its first checkpoint, the next one replaces
-GROWING = ("metrics.jsonl", "tensorboard", "skipped.txt")
+GROWING = ("metrics.jsonl", "tensorboard", "skipped.txt", "curve.jsonl", "detector.best.safetensors")
 #: what only a run leaves that has ended well
-RESULTS = ("summary.json", "eval.json", "*.safetensors")
+RESULTS = ("summary.json", "eval.json", "trunk.safetensors", "detector.safetensors")
 
 
 @dataclass(frozen=True)
