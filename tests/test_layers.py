@@ -36,7 +36,7 @@ REGISTRIES = {"mcl.methods.registry", "mcl.detect.registry", "mcl.interop.format
 # mcl.config, and what a run folder is opened with.
 NAMED = {
     "engine": (r"(optim|schedule|loop|watch)\.\w+", "out", "resume", "overwrite"),
-    "data": (r"views\.\w+",),
+    "data": (r"views\.\w+", r"max_(missing|pixels|unreadable)", r"data_(root|cache|column)"),
 }
 
 

@@ -39,6 +39,10 @@ def __getattr__(name: str) -> Any:
     return _twin(name, *entry)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def _twin(name: str, settings_module: str, settings_class: str, module: str, function: str, summary: str):
     def call(**settings: Any) -> dict[str, Any]:
         from mcl.config.base import from_keywords
@@ -48,9 +52,10 @@ def _twin(name: str, settings_module: str, settings_class: str, module: str, fun
         return getattr(importlib.import_module(module), function)(checked)
 
     call.__name__ = call.__qualname__ = name
-    call.__doc__ = (
-        f"``mcl {name.replace('_', ' ')}``: {summary}. Settings: ``{settings_module}.{settings_class}``."
-    )
+    described = importlib.import_module("mcl.config.described")
+    command = getattr(importlib.import_module(settings_module), settings_class)
+    call.__doc__ = f"``mcl {name.replace('_', ' ')}``: {summary}.\n\n{described.as_text(command)}"
+    call.__signature__ = described.signature(command)
     return call
 
 

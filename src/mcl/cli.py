@@ -6,14 +6,16 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # Must be set before torch is imported: torch's own lines about connections that break, beside our one that says why.
 # (OMP_WAIT_POLICY is left alone: with PASSIVE a step of small maps took 1.4 times as long, loader process and all.)
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
-from mcl.run.commands import COMMANDS  # noqa: E402
+from mcl.run.commands import COMMANDS, LABELLED  # noqa: E402
 from mcl.streams import lead_to_nowhere, open_closed_streams, tell  # noqa: E402
+
+HELP = ("-h", "--help", "help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,13 +25,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     open_closed_streams()
     try:
-        if not argv or argv[0] in ("-h", "--help", "help"):
-            print(_usage())
+        if not argv or argv[0] in HELP:
+            print(_usage(COMMANDS))
             return 0
         if argv[0] in ("-V", "--version"):
             from importlib.metadata import version
 
             print(f"mcl {version('mcl')}")
+            return 0
+        if argv[1:2] and argv[1] in HELP and argv[0] not in COMMANDS and (group := _group(argv[0])):
+            print(_usage(group))
             return 0
         name, rest = _command(argv)
         settings_module, settings_class, module, function, _ = COMMANDS[name]
@@ -41,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(help_text(command, rest, topic, f"mcl {name}"))
             return 0
         settings = from_arguments(command, rest, f"mcl {name}")
+        if name in LABELLED:  # a mistake in labels need not wait for torch
+            importlib.import_module("mcl.run.annotations").read_ahead(settings)
         result = getattr(importlib.import_module(module), function)(settings)
         if isinstance(result, dict) and "message" in result:
             print("\n".join(map(printable, result["message"].split("\n"))))
@@ -86,15 +93,23 @@ def _command(argv: list[str]) -> tuple[str, list[str]]:
         name = " ".join(argv[:words])
         if name in COMMANDS:
             return name, argv[words:]
-    if known := [name.split()[1] for name in COMMANDS if name.startswith(f"{argv[0]} ")]:
+    if known := [name.split()[1] for name in _group(argv[0])]:
         given = argv[1] if len(argv) > 1 else ""
         raise UserError(f"mcl {argv[0]}: give one of {', '.join(known)}{did_you_mean(given, known)}")
     raise UserError(f"unknown command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}; mcl --help lists them")
 
 
-def _usage() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {entry[4]}" for name, entry in COMMANDS.items()]
+def _group(word: str) -> dict[str, tuple[str, ...]]:
+    """The commands of two words that begin with this one."""
+    return {name: entry for name, entry in COMMANDS.items() if name.startswith(f"{word} ")}
+
+
+def _usage(commands: Mapping[str, tuple[str, ...]]) -> str:
+    width = max(map(len, commands))
+    lines = [f"  {name:<{width}}  {entry[4]}" for name, entry in commands.items()]
+    if commands is not COMMANDS:
+        group = next(iter(commands)).split()[0]
+        return "\n".join([f"usage: mcl {group} COMMAND [--setting VALUE ...]", "", *lines, "", "mcl " + group + " COMMAND --help lists its settings."])
     return "\n".join(
         ["usage: mcl COMMAND [--setting VALUE ...]", "", "Pre-train a detector's trunk on unlabeled images, fine-tune it, measure it.", "",
          *lines, "", "mcl COMMAND --help lists a command's settings."]

@@ -179,7 +179,7 @@ def test_lists_of_many_names_are_packed_and_may_mix_absolute_ones(photos, tmp_pa
     assert fingerprint(paths) == fingerprint(list(paths))
     monkeypatch.chdir(photos.parent)
     assert fingerprint(find_images(Path("photos/list.txt")))
-    with pytest.raises(UserError, match="leads out of data_root"):
+    with pytest.raises(UserError, match="leads out of --data_root"):
         find_images(photos / "list.txt", photos)
 
 

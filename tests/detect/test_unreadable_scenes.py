@@ -48,17 +48,17 @@ def refused(capsys, argv: list[str]) -> str:
 
 
 def test_an_image_above_max_pixels(damaged, tmp_path, capsys):
-    """By its annotation before anything is trained; else when a loader process meets it."""
+    """By its annotation or its header, before anything is trained."""
     out = tmp_path / "run"
     error = refused(capsys, words("finetune", damaged, out, max_pixels=6399))
-    assert "train/0.png: 80 x 80 are larger than 6,399 pixels (max_pixels); raise it" in error
+    assert "train/0.png: 80 x 80 are larger than 6,399 pixels (--max_pixels); raise it" in error
     assert not out.exists()
     Image.new("RGB", (90, 80)).save(damaged / "train/2.png")  # larger than annotated
     error = refused(capsys, words("finetune", damaged, out, max_pixels=6400))
-    assert "train/2.png: larger than 6,400 pixels (max_pixels); raise it" in error
+    assert "train/2.png: the image is 90 x 80 pixels, its annotation" in error
     out = tmp_path / "frozen"
     error = refused(capsys, words("finetune", damaged, out, max_pixels=6400, freeze="trunk", calibrate_bn="false"))
-    assert "train/2.png: larger than 6,400 pixels (max_pixels); raise it" in error
+    assert "train/2.png: the image is 90 x 80 pixels, its annotation" in error
 
 
 def test_a_truncated_scene(damaged, tmp_path, capsys):
@@ -73,7 +73,7 @@ def test_a_truncated_scene(damaged, tmp_path, capsys):
     again = words("evaluate", damaged, tmp_path / "again", detector=out, workers=1)
     assert "val/1.png: " in refused(capsys, again)
     (damaged / "val/1.png").write_bytes(whole)
-    assert "val/0.png: 80 x 80 are larger than 4,096 pixels (max_pixels)" in refused(
+    assert "val/0.png: 80 x 80 are larger than 4,096 pixels (--max_pixels)" in refused(
         capsys, [*again, "--max_pixels", "4096", "--overwrite"]
     )
     (damaged / "train/3.png").write_bytes(b"no picture")

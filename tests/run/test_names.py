@@ -37,7 +37,7 @@ def terminal(monkeypatch):
 
 def numbers_of(names):
     per_class = {name: 0.5 - 0.1 * place for place, name in enumerate(names)}
-    return {"images": 3, "class_agnostic_AP": 0.5, "bbox": {"AP": 0.5, "by_iou": {}, "per_class": per_class}}
+    return {"images": 3, "class_agnostic_AP": 0.5, "bbox": {"AP": 0.5, "by_iou": {}, "per_class": per_class}, "instances": dict.fromkeys(names, 7)}
 
 
 def test_the_table_of_classes_shows_their_names(terminal):

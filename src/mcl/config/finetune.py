@@ -10,7 +10,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from mcl.config.base import Command, Section
 from mcl.config.choice import Choice
 from mcl.config.detector import DetectorSettings
-from mcl.config.optim import LoopSettings, OptimSettings, ScheduleSettings
+from mcl.config.optim import Device, LoopSettings, OptimSettings, ScheduleSettings
 from mcl.config.parts import Parts
 from mcl.config.stitch import StitchSettings
 from mcl.config.unused import OnlyWith, of_schedule_and_optimizer
@@ -293,7 +293,7 @@ class EvaluateSettings(Command):
         None, ge=0, lt=1, description="Drop detections that score less; none: as trained."
     )
     workers: int = Field(1, ge=0, le=256, description="DataLoader processes; 0 loads in the main process.")
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: Device = Field(
         "auto", description="Where to run; auto takes a GPU if there is one."
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; none: as torch chooses.")

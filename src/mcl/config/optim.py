@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import re
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mcl.config.base import Section
+
+Device = Annotated[
+    str,
+    Field(json_schema_extra={"examples": ["auto", "cpu", "cuda", "cuda:1"]}),
+    AfterValidator(lambda given: _device(given)),
+]
+
+
+def _device(given: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", given):
+        raise ValueError(f"must be auto, cpu, cuda or cuda:NUMBER, got {given!r}")
+    return given
 
 
 class OptimSettings(Section):
@@ -71,9 +84,7 @@ class LoopSettings(Section):
         description="When a checkpoint cannot be written (disk full): stop, which bounds the loss, or train on and "
         "try again at the next one; the last one always has to succeed.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where to train; auto takes a GPU if there is one."
-    )
+    device: Device = Field("auto", description="Where to train; auto takes a GPU if there is one; cuda:1: the second one.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
         description="Number format. bf16: autocast, the loss stays in fp32; auto: fp32, or bf16 where a short trial at "

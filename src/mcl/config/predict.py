@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field
 
 from mcl.config.base import Command
 from mcl.config.finetune import Pixels
+from mcl.config.optim import Device
 
 
 class PredictSettings(Command):
@@ -27,7 +27,7 @@ class PredictSettings(Command):
     batch: int = Field(8, ge=1, description="Images a step.")
     max_pixels: Pixels = 178_956_970
     workers: int = Field(1, ge=0, le=256, description="Processes that decode images; 0: the main process.")
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: Device = Field(
         "auto", description="Where to run; auto takes a GPU if there is one. (An .onnx file runs on the CPU.)"
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; none: as torch and onnxruntime choose.")

@@ -125,7 +125,7 @@ class _TwoLines(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
         if self.numbers:
-            yield Text(printable(self.numbers), style="dim")
+            yield Text(printable(self.numbers), style="dim", no_wrap=True, overflow="ellipsis")
 
 
 class Display:
@@ -177,11 +177,12 @@ def warnings_of(folder: RunFolder) -> list[dict[str, str | int]]:
 def describe(values: Mapping[str, float], seconds_left: float) -> str:
     """One line of the numbers that a person follows."""
     levels = [f"{name[5:]} {values[name]:.3f}" for name in sorted(values) if name.startswith("loss/")]
-    parts = [f"loss {values['loss']:.3f}" + (f" ({', '.join(levels)})" if levels else "")]
-    parts.append(f"lr {values['lr']:.2g}")
+    parts = [f"loss {values['loss']:.3f}", f"lr {values['lr']:.2g}"]
     parts.append(f"{values['images_per_second']:.1f} images/s")
     parts.append(f"data wait {values['data_wait']:.0%}")
     parts.append(f"{duration(seconds_left)} left")
+    if levels:  # last: a terminal of 80 columns may cut them off
+        parts.append(f"({', '.join(levels)})")
     return "  ".join(parts)
 
 

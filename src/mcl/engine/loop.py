@@ -32,6 +32,7 @@ from mcl.engine.processes.distributed import (
     require_same,
 )
 from mcl.engine.run_folder import RunFolder
+from mcl.engine.space import require_space
 from mcl.engine.tally import Tally
 from mcl.engine.trainable import LoopSummary, Trainable
 from mcl.engine.watch import Watch
@@ -90,6 +91,8 @@ def run_loop(
         require_same(start_step, f"the step of {folder.checkpoint}")
         how = "going on from step" if start_step < total_steps else "has done step"
         console.print(f"{title}: {how} {start_step:,} of {total_steps:,} ({folder.checkpoint})")
+    if is_main() and start_step < total_steps and settings.on_checkpoint_error == "stop":
+        require_space(folder, trainable.state_dict(), getattr(trainable, "optimizer", None))
     observer = observe or Nobody()
     watchdogs = Watch(watch, settings.workers, usable_cores(), advice or {})
     with observer.span(LOOP):

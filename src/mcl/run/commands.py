@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+#: commands that read labels, which ``mcl.run.annotations`` can do ahead
+LABELLED = ("finetune", "evaluate")
 # name -> (module of the settings, class, module of the function, function, one line)
 COMMANDS: dict[str, tuple[str, str, str, str, str]] = {
     "pretrain": ("mcl.config.pretrain", "PretrainSettings", "mcl.run.pretrain", "pretrain", "unlabeled images -> pre-trained trunk"),

@@ -13,7 +13,7 @@ from mcl.config.base import dump
 from mcl.config.finetune import EvaluateSettings
 from mcl.config.optim import LoopSettings
 from mcl.config.saved import with_absolute_paths
-from mcl.data.labels.coco_json import CocoScenes, read_coco
+from mcl.data.labels.coco_json import CocoScenes
 from mcl.data.labels.scenes import CocoDetection, require_few_pixels
 from mcl.detect.base import Detector, DetectorPlan
 from mcl.detect.evaluate import coco_evaluators, coco_numbers, predict
@@ -25,6 +25,7 @@ from mcl.engine.processes.job import joined
 from mcl.engine.run_folder import CONFIG, RunFolder
 from mcl.errors import UserError, printable
 from mcl.run.analysis import errors_table, write_analysis
+from mcl.run.annotations import count_classes, scenes_of
 from mcl.run.claim import claim_folder
 from mcl.run.guard import guarded
 from mcl.run.masks import measures_masks
@@ -52,7 +53,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def _evaluate(settings: EvaluateSettings, loop: LoopSettings) -> dict[str, Any]:
-    scenes = read_coco(settings.val, settings.images, settings.max_missing)
+    (scenes,) = scenes_of(settings)
     require_few_pixels(scenes, settings.max_pixels)
     device = prepare_device(loop)
     detector, plan = load_detector(settings.detector, settings.score_threshold)
@@ -96,6 +97,7 @@ def measure(
         results.pop("segm", None)
     evaluators = coco_evaluators(scenes, results)
     numbers = coco_numbers(scenes, results, evaluators)
+    numbers["instances"] = {name: boxes for name, (_, boxes) in count_classes(scenes).items()}
     numbers |= {"images": len(scenes.scenes), "seconds": round(time.perf_counter() - started, 1)}
     for kind, found in results.items():
         _write_results(folder.path / f"predictions.{kind}.json", found)
@@ -141,12 +143,13 @@ def numbers_table(numbers: dict[str, Any]) -> Table:
     table.add_column("")
     for kind in kinds:
         table.add_column({"bbox": "boxes", "segm": "masks"}[kind], justify="right")
+    table.add_column("instances", justify="right")
     for name in (key for key, value in numbers["bbox"].items() if not isinstance(value, dict)):
         table.add_row(name, *(percent(numbers[kind][name]) for kind in kinds))
     table.add_row(
         "AP, classes as one",
         percent(numbers["class_agnostic_AP"]),
-        *[""] * (len(kinds) - 1),
+        *[""] * len(kinds),
         end_section=True,
     )
     for overlap in numbers["bbox"]["by_iou"]:
@@ -154,7 +157,8 @@ def numbers_table(numbers: dict[str, Any]) -> Table:
         table.add_row(f"AP, IoU {overlap}", *(percent(numbers[kind]["by_iou"][overlap]) for kind in kinds), end_section=last)
     classes = numbers["bbox"]["per_class"]
     for name in sorted(classes, key=lambda name: -(classes[name] or 0))[:20]:
-        table.add_row(f"AP {printable(name)}", *(percent(numbers[kind]["per_class"][name]) for kind in kinds))
+        found = [percent(numbers[kind]["per_class"][name]) for kind in kinds]
+        table.add_row(f"AP {printable(name)}", *found, f"{numbers['instances'][name]:,}")
     if len(classes) > 20:
         table.caption = f"the best 20 of {len(classes)} classes; all are in eval.json"
     return table

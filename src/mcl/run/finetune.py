@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mcl.config.finetune import FinetuneSchedule, FinetuneSettings
-from mcl.data.labels.coco_json import CocoScenes, read_coco
+from mcl.data.labels.coco_json import CocoScenes
 from mcl.data.labels.sampling import sampling_order
 from mcl.data.labels.scenes import collate, require_few_pixels
 from mcl.data.loading.loader import steps_per_epoch
@@ -38,6 +38,7 @@ from mcl.engine.run_folder import RunFolder
 from mcl.nn.convolution import use_matrix_gradients
 from mcl.nn.load_report import LoadReport
 from mcl.nn.sync_norm import synchronise_norms
+from mcl.run.annotations import class_table, scenes_of, shared_images
 from mcl.run.claim import claim_folder
 from mcl.run.curve import ApCurve
 from mcl.run.detector_start import plan_detector, start_detector, what_was_loaded
@@ -90,28 +91,28 @@ def finetune(settings: FinetuneSettings) -> dict[str, Any]:
 def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
     per_process(settings.batch)
     began = time.perf_counter()
-    train = read_coco(settings.train, settings.images, settings.max_missing)
-    val = read_coco(settings.val, settings.val_images or settings.images, settings.max_missing)
+    train, val = scenes_of(settings)
     for scenes in (train, val):
         require_few_pixels(scenes, settings.max_pixels)
     plan, given = plan_detector(settings, train)
     require_masks(settings, plan.masks, train, val)
-    notes = given.notes + train.notes + val.notes + check_classes(val, plan.names)
+    notes = given.notes + train.notes + val.notes + check_classes(val, plan.names) + shared_images(train, val)
     device = prepare_device(settings.loop)
     detector, report = main_first(lambda: start_detector(settings, plan, given))
     if settings.loop.matrix_gradients:
         use_matrix_gradients(detector)
     folder = claim_folder(settings, "finetune")
     settings = precision_of_run(settings, folder)
-    started = start_or_resume(folder, settings, MAY_DIFFER, TITLE, len(train.scenes))
+    at_step = start_or_resume(folder, settings, MAY_DIFFER, TITLE, len(train.scenes))
     _announce(notes, plan, detector, report)
+    console.print(class_table(train, val))
     settings = _settle(settings, plan, detector, train, folder, device)
     broadcast_module(detector.to(device))
     if settings.loop.sync_bn and process_count() > 1:
         synchronise_norms(detector, device.type)
     told = what_was_loaded(settings, report)
     training, curve, cost = _train(settings, plan, detector, train, val, folder, device, told)
-    if ended := summary_of_ended(folder, started, cost["steps"], FILE_NAME):
+    if ended := summary_of_ended(folder, at_step, cost["steps"], FILE_NAME):
         return ended
     training.use_average()
     if settings.precise_bn_images:

@@ -87,17 +87,23 @@ def precise_norms(training: DetectorTraining, settings: FinetuneSettings, datase
     """Measure the BatchNorm statistics of all that was trained at the final weights."""
     source = FrozenScenes(dataset) if training.store else dataset
     layers = _recompute(training, settings, source, settings.precise_bn_images, frozen=training.frozen)
+    seen = _passes(settings, settings.precise_bn_images) * settings.batch
+    times = f" ({seen} views of them)" if seen > len(dataset) else ""
     console.print(
-        f"precise BatchNorm: statistics of {layers} layers over {settings.precise_bn_images} images"
+        f"precise BatchNorm: statistics of {layers} layers over {min(seen, len(dataset))} images{times}"
     )
+
+
+def _passes(settings: FinetuneSettings, images: int) -> int:
+    """Whole batches that come nearest to so many images."""
+    return max(1, round(images / settings.batch))
 
 
 def _recompute(
     training: DetectorTraining, settings: FinetuneSettings, dataset: Any, images: int, frozen: list[nn.Module]
 ) -> int:
-    steps = max(1, round(images / settings.batch))
     batches = step_batches(
-        dataset, settings.batch, settings.seed, 0, steps, settings.loop.workers, collate, rank=rank(),
+        dataset, settings.batch, settings.seed, 0, _passes(settings, images), settings.loop.workers, collate, rank=rank(),
         processes=process_count(),
     )  # fmt: skip
     # Boxes are sampled at random in the heads; the seed makes a resumed run end the same.

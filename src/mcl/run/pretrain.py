@@ -93,7 +93,7 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
     folders = _class_folders(settings, paths)
     folder = claim_folder(settings, "pretrain")
     settings = precision_of_run(settings, folder)
-    started = start_or_resume(folder, settings, MAY_DIFFER, TITLE, len(paths))
+    at_step = start_or_resume(folder, settings, MAY_DIFFER, TITLE, len(paths))
     one = settings.model_copy(update={"batch": share})
     per_epoch = steps_per_epoch(len(paths), settings.batch)
     total, warmup = resolve_length(settings.schedule, per_epoch)
@@ -124,7 +124,7 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
         settings=settings.loop, watch=settings.watch, resume=settings.resume, title=TITLE,
         images=len(paths), seed=settings.seed, advice={**ADVICE, **method.advice}, observe=observe,
     )  # fmt: skip
-    if ended := summary_of_ended(folder, started, total, FILE_NAME):
+    if ended := summary_of_ended(folder, at_step, total, FILE_NAME):
         return ended
     summary = {
         "images": len(paths),
@@ -141,6 +141,9 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
         }  # fmt: skip
         save_trunk(folder.path / FILE_NAME, method.trunk, metadata)
     folder.write_json("summary.json", summary)
+    if skipped.reasons:
+        listed = folder.path / "skipped.txt"
+        console.print(f"{len(skipped.reasons):,} of {len(paths):,} images could not be read and were skipped: {listed}", style="yellow")
     console.print(
         f"pre-trained in {duration(cost.seconds)} ({cost.images:,} images, {cost.images_per_second:.1f} images/s, "
         f"data wait {cost.data_wait:.0%}): {folder.path / FILE_NAME}"

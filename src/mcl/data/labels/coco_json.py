@@ -174,7 +174,7 @@ def _present(
     count = f"{len(missing)} of {len(known)} images"
     found = f"{path}: {count} are missing or empty in {root}, the first: {missing[0]!r}"
     if len(missing) == len(known) or len(missing) > max_missing * len(known):
-        raise UserError(f"{found}; give their folder, or allow a share with max_missing (now {max_missing:g})")
+        raise UserError(f"{found}; give their folder, or allow a share with --max_missing (now {max_missing:g})")
     gone = set(missing)
     return [i for i, entry in known.items() if entry["file_name"] not in gone], [f"{found}: left out"]
 

@@ -24,7 +24,7 @@ from mcl.errors import UserError, printable
 from mcl.randomness import STREAM_DETECTION, STREAM_PASTE, seeded
 
 UNKNOWN = 2  # in a mask, until it is augmented: there is an object, and nobody drew it
-LARGER = "(max_pixels); raise it, or take the image out of the annotations"
+LARGER = "(--max_pixels); raise it, or take the image out of the annotations"
 
 
 @dataclass(frozen=True)

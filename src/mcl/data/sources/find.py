@@ -97,7 +97,7 @@ def check_readable(
         if len(unreadable) > max(1, max_share * len(order)):
             raise UserError(
                 f"{len(unreadable)} of {len(order)} images tried cannot be read, more than "
-                f"{max_share:.0%} (max_unreadable); the first: {first}: {reason}"
+                f"{max_share:.0%} (--max_unreadable); the first: {first}: {reason}"
             )
     return unreadable
 
@@ -204,7 +204,7 @@ def _from_list(source: Path, root: Path, inside: bool) -> Sequence[Picture]:
         raise UserError(f"{source}: cannot be read as UTF-8 text: {error}") from None
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if inside and (outside := next(filter(leads_out, names), None)):
-        raise UserError(f"{source}: {printable(outside)} leads out of data_root {root}")
+        raise UserError(f"{source}: {printable(outside)} leads out of --data_root {root}")
     return _existing(source, root, names)
 
 
@@ -241,7 +241,7 @@ def _existing(source: Path, root: Path, names: list[str]) -> Sequence[Picture]:
     if not any(os.path.isfile(root / name) for name in names):
         raise UserError(
             f"{source}: none of its {len(names)} images exists; the first looked for is {root / names[0]} "
-            "(give the folder that names start from as data_root)"
+            "(give the folder that names start from as --data_root)"
         )
     # Missing ones stay in: they are skipped, counted and listed like other unreadable images.
     if len(names) > LARGE:

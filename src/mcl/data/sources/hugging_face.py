@@ -119,13 +119,13 @@ def _choose(name: str, features: Any, column: str | None, datasets: Any) -> str:
     encoded = images or [key for key, kind in features.items() if _holds_bytes(kind, datasets)]
     if column is not None:
         if column not in features:
-            raise UserError(f"{name}: no column {column!r} (data_column){did_you_mean(column, features)}; it has: {', '.join(features)}")
+            raise UserError(f"{name}: no column {column!r} (--data_column){did_you_mean(column, features)}; it has: {', '.join(features)}")
         if not isinstance(features[column], datasets.Image) and not _holds_bytes(features[column], datasets):
-            raise UserError(f"{name}: column {column!r} (data_column) holds no encoded pictures (but {features[column]})")
+            raise UserError(f"{name}: column {column!r} (--data_column) holds no encoded pictures (but {features[column]})")
         return column
     if len(encoded) != 1:
         found = f"columns {', '.join(encoded)}: choose one" if encoded else f"no column of encoded pictures (columns: {', '.join(features)})"
-        raise UserError(f"{name}: {found}{' as data_column' if encoded else ''}")
+        raise UserError(f"{name}: {found}{' as --data_column' if encoded else ''}")
     return encoded[0]
 
 

@@ -80,7 +80,7 @@ def list_folder(root: Path, cache: Path, say: Callable[[str], None]) -> list[Pic
                 return StoredPaths(root, stored)
         else:
             reason = "no lock file can be made there"
-    say(f"{took}; not remembered: {printable(str(store.folder))}: {reason} (data_cache chooses another place)")
+    say(f"{took}; not remembered: {printable(str(store.folder))}: {reason} (--data_cache chooses another place)")
     return ImagePaths(root, listing.names.packed())
 
 

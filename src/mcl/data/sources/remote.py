@@ -48,7 +48,7 @@ def fetch_shards(urls: Sequence[str], cache: Path, say: Callable[[str], None]) -
                     took = f"{path.stat().st_size / 1e6:,.1f} MB in {time.perf_counter() - started:.1f} s"
                     say(f"fetched shard {number} of {len(urls)} ({took}): {printable(url)} -> {path}")
         except OSError as error:
-            raise UserError(f"{url}: cannot be kept in {cache}: {error.strerror or error} (data_cache)") from None
+            raise UserError(f"{url}: cannot be kept in {cache}: {error.strerror or error} (--data_cache)") from None
     return [str(path) for path in paths]
 
 

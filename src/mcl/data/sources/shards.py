@@ -117,7 +117,7 @@ def list_shards(shards: Sequence[str], cache: Path, say: Callable[[str], None]) 
             arrays = {"members": packed.blob, "members_ends": packed.ends, "places": table}
             stored = store.write(arrays, {"states": states, "rules": RULES})
     except OSError as error:
-        say(f"{took}; not remembered: {printable(str(store.folder))}: {error.strerror or error} (data_cache)")
+        say(f"{took}; not remembered: {printable(str(store.folder))}: {error.strerror or error} (--data_cache)")
         return TarPictures(shards, packed, table)
     say(f"{took}; remembered in {printable(str(stored.folder))} until a shard changes")
     return TarPictures.open(shards, stored)
