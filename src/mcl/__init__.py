@@ -20,7 +20,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 __all__ = [
     "bench_data", "bench_loop", "bench_scale", "bench_step", "compare",
     "data_compose", "data_demo", "data_trees", "demo", "doctor", "evaluate", "export", "finetune", "load_detector", "load_trunk",
-    "methods", "models", "predict", "pretrain", "report",
+    "methods", "models", "predict", "pretrain", "push", "recipes", "report", "schema",
 ]  # fmt: skip
 
 # Functions that are no command: name -> module.

@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv[1:2] and argv[1] in HELP and argv[0] not in COMMANDS and (group := _group(argv[0])):
             print(_usage(group))
             return 0
+        if argv[0] == "completion":
+            print(importlib.import_module("mcl.run.completion").script(argv[1:]))
+            return 0
         name, rest = _command(argv)
         settings_module, settings_class, module, function, _ = COMMANDS[name]
         from mcl.config.base import from_arguments
@@ -112,7 +115,7 @@ def _usage(commands: Mapping[str, tuple[str, ...]]) -> str:
         return "\n".join([f"usage: mcl {group} COMMAND [--setting VALUE ...]", "", *lines, "", "mcl " + group + " COMMAND --help lists its settings."])
     return "\n".join(
         ["usage: mcl COMMAND [--setting VALUE ...]", "", "Pre-train a detector's trunk on unlabeled images, fine-tune it, measure it.", "",
-         *lines, "", "mcl COMMAND --help lists a command's settings."]
+         *lines, "", "mcl COMMAND --help lists a command's settings; mcl completion bash|zsh|fish prints a script for the shell."]
     )  # fmt: skip
 
 

@@ -210,7 +210,7 @@ def read_recipe(name: str, command: str | None = None) -> dict[str, Any]:
 def dump(command: BaseModel) -> str:
     """The resolved settings as YAML that ``--config`` takes back."""
     return yaml.safe_dump(
-        command.model_dump(mode="json", exclude={"config", "resume", "overwrite", "allow_changed"}),
+        command.model_dump(mode="json", exclude={"config", "resume", "overwrite", "allow_changed", "dry_run"}),
         sort_keys=False,
         allow_unicode=True,
     )

@@ -181,6 +181,7 @@ class FinetuneSettings(Command):
         False, description="With --resume: go on although settings differ from the run's; says which."
     )
     overwrite: bool = Field(False, description="Delete what is in out.")
+    dry_run: bool = Field(False, description="Only print settings, steps, FLOPs, memory and time; writes nothing.")
     allow_partial: bool = Field(
         False,
         description="Accept a trunk that lacks tensors of the parts asked for, or has not trained them: they start fresh.",

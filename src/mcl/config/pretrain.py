@@ -113,6 +113,7 @@ class PretrainSettings(Command):
         False, description="With --resume: go on although settings differ from the run's; says which."
     )
     overwrite: bool = Field(False, description="Replace the run in --out.")
+    dry_run: bool = Field(False, description="Only print settings, steps, FLOPs, memory and time; writes nothing.")
     data_root: Path | None = Field(
         None, description="Folder that names of a list or JSON start from; default: the file's own."
     )

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from mcl.engine.run_folder import RunFolder
+from mcl.engine.trackers import Tracker
 from mcl.errors import printable
 from mcl.streams import Unbreakable
 
@@ -49,13 +50,16 @@ class Metrics:
 
     BACKLOG = 10_000
 
-    def __init__(self, folder: RunFolder, start_step: int, tensorboard: bool) -> None:
+    def __init__(
+        self, folder: RunFolder, start_step: int, tensorboard: bool, trackers: Mapping[str, Tracker] | None = None
+    ) -> None:
         _drop_lines_from(folder, start_step)
         self.path = folder.metrics
         self._file = open(folder.metrics, "ab", buffering=0)  # noqa: SIM115 (closed in close)
         self._waiting: deque[bytes] = deque(maxlen=self.BACKLOG)
         self._told = False
         self._board = None
+        self._trackers = dict(trackers or {})
         self._thread_hook = threading.excepthook
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -73,6 +77,7 @@ class Metrics:
                 self._board.add_scalar(printable(name), value, step)
         except OSError as error:
             self._drop_board(error)
+        self._tell_trackers(lambda tracker: tracker.write(step, values))
 
     def close(self) -> None:
         """Flush and close both."""
@@ -84,6 +89,16 @@ class Metrics:
         except OSError as error:
             self._drop_board(error)
         threading.excepthook = self._thread_hook
+        self._tell_trackers(lambda tracker: tracker.close())
+
+    def _tell_trackers(self, tell: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            try:
+                tell(tracker)
+            except Exception as error:  # whatever a service raises
+                del self._trackers[name]
+                told = " ".join(str(error).split())[:200] or type(error).__name__
+                _warn(f"{name}: {told}; the run goes on without, metrics.jsonl has the numbers")
 
     def _append(self) -> None:
         """Write the lines that wait, each complete or not at all."""

@@ -34,6 +34,7 @@ from mcl.engine.processes.distributed import (
 from mcl.engine.run_folder import RunFolder
 from mcl.engine.space import require_space
 from mcl.engine.tally import Tally
+from mcl.engine.trackers import open_trackers
 from mcl.engine.trainable import LoopSummary, Trainable
 from mcl.engine.watch import Watch
 from mcl.errors import Interrupted, OutOfMemory, RunFailed, WorkerDied
@@ -91,8 +92,10 @@ def run_loop(
         require_same(start_step, f"the step of {folder.checkpoint}")
         how = "going on from step" if start_step < total_steps else "has done step"
         console.print(f"{title}: {how} {start_step:,} of {total_steps:,} ({folder.checkpoint})")
-    if is_main() and start_step < total_steps and settings.on_checkpoint_error == "stop":
-        require_space(folder, trainable.state_dict(), getattr(trainable, "optimizer", None))
+    if start_step < total_steps and settings.on_checkpoint_error == "stop":
+        state = trainable.state_dict()  # on every process: it may exchange something
+        if is_main():
+            require_space(folder, state, getattr(trainable, "optimizer", None))
     observer = observe or Nobody()
     watchdogs = Watch(watch, settings.workers, usable_cores(), advice or {})
     with observer.span(LOOP):
@@ -132,7 +135,7 @@ class _Runner:
 
     def run(self, batches: Callable[[int], Iterator[Any]]) -> LoopSummary:
         display = Display(self.title, self.total_steps, self.start_step)
-        metrics = Metrics(self.folder, self.start_step, self.settings.tensorboard) if is_main() else None
+        metrics = self._metrics() if is_main() else None
         stream: Iterator[Any] = iter(())
         try:
             with display, catch_signals(alone=process_count() == 1) as caught:
@@ -161,6 +164,10 @@ class _Runner:
             if metrics:
                 metrics.close()
         return self._summary()
+
+    def _metrics(self) -> Metrics:
+        trackers = open_trackers(self.settings, self.folder)
+        return Metrics(self.folder, self.start_step, self.settings.tensorboard, trackers)
 
     def _next(self, stream: Iterator[Any], caught: Caught, done: int) -> Any:
         """The next batch; between two steps the state is whole, so whatever ends the run here costs no work."""

@@ -35,6 +35,7 @@ from mcl.engine.processes.distributed import (
 )
 from mcl.engine.processes.job import joined
 from mcl.engine.run_folder import RunFolder
+from mcl.engine.trackers import require_trackers
 from mcl.nn.convolution import use_matrix_gradients
 from mcl.nn.load_report import LoadReport
 from mcl.nn.sync_norm import synchronise_norms
@@ -43,6 +44,7 @@ from mcl.run.claim import claim_folder
 from mcl.run.curve import ApCurve
 from mcl.run.detector_start import plan_detector, start_detector, what_was_loaded
 from mcl.run.evaluate import check_classes, headline, measure, percent
+from mcl.run.forecast import forecast
 from mcl.run.guard import guarded
 from mcl.run.masks import require_masks
 from mcl.run.passes import batches_of_steps, encode_once, precise_norms, training_scenes
@@ -98,9 +100,14 @@ def _finetune(settings: FinetuneSettings) -> dict[str, Any]:
     require_masks(settings, plan.masks, train, val)
     notes = given.notes + train.notes + val.notes + check_classes(val, plan.names) + shared_images(train, val)
     device = prepare_device(settings.loop)
+    require_trackers(settings.loop)
     detector, report = main_first(lambda: start_detector(settings, plan, given))
     if settings.loop.matrix_gradients:
         use_matrix_gradients(detector)
+    if settings.dry_run:
+        _announce(notes, plan, detector, report)
+        console.print(class_table(train, val))
+        return _dry_run(settings, plan, detector, train, device)
     folder = claim_folder(settings, "finetune")
     settings = precision_of_run(settings, folder)
     at_step = start_or_resume(folder, settings, MAY_DIFFER, TITLE, len(train.scenes))
@@ -190,6 +197,31 @@ def _settle(
     if settings.freeze == "trunk":  # its features are computed once
         chosen = format_of(settings.loop)
         return settled(settings, folder, chosen, f"takes {chosen}: the heads alone are no work")
+    batch, build = _trial_steps(settings, plan, detector, scenes, device)
+    recipe = {
+        "trunk": asdict(plan.spec), "detector": plan.settings.model_dump(mode="json"), "classes": len(plan.names),
+        "image_size": plan.image_size, "views": settings.views.model_dump(mode="json"), "batch": len(batch[0]),
+        "freeze": settings.freeze, "optimizer": settings.optim.name,
+    }  # fmt: skip
+    order = sampling_order(scenes, settings.sampling, settings.repeat_threshold, settings.seed)
+    return settle_precision(settings, folder, device, build, recipe, _length(settings, order.samples)[0])
+
+
+def _dry_run(
+    settings: FinetuneSettings, plan: DetectorPlan, detector: Detector, scenes: CocoScenes, device: torch.device
+) -> dict[str, Any]:
+    order = sampling_order(scenes, settings.sampling, settings.repeat_threshold, settings.seed)
+    _, build = _trial_steps(settings, plan, detector, scenes, device)
+    if settings.freeze == "trunk":
+        console.print("a frozen trunk's features are computed once: steps will be quicker than told here")
+    total = _length(settings, order.samples)[0]
+    return forecast(settings, build(format_of(settings.loop)), total, per_process(settings.batch), device)
+
+
+def _trial_steps(
+    settings: FinetuneSettings, plan: DetectorPlan, detector: Detector, scenes: CocoScenes, device: torch.device
+) -> tuple[Any, Callable[[Format], Callable[[], Any]]]:
+    """The first scenes as a batch, and what gives, for a format, a step on them by a copy of the detector."""
     dataset = training_scenes(settings, plan, scenes)
     batch = collate([dataset[0, i % len(dataset)] for i in range(per_process(settings.batch))])
 
@@ -204,13 +236,7 @@ def _settle(
         )
         return lambda: training.train_step(batch, 0)
 
-    recipe = {
-        "trunk": asdict(plan.spec), "detector": plan.settings.model_dump(mode="json"), "classes": len(plan.names),
-        "image_size": plan.image_size, "views": settings.views.model_dump(mode="json"), "batch": len(batch[0]),
-        "freeze": settings.freeze, "optimizer": settings.optim.name,
-    }  # fmt: skip
-    order = sampling_order(scenes, settings.sampling, settings.repeat_threshold, settings.seed)
-    return settle_precision(settings, folder, device, build, recipe, _length(settings, order.samples)[0])
+    return batch, build
 
 
 def _announce(notes: list[str], plan: DetectorPlan, detector: Detector, report: LoadReport | None) -> None:

@@ -20,6 +20,7 @@ from mcl.engine.loop import run_loop
 from mcl.engine.machine.allocator import freed_memory_kept
 from mcl.engine.machine.device import device_type, prepare_device
 from mcl.engine.machine.memory import usable_cores
+from mcl.engine.machine.precision import format_of
 from mcl.engine.observer import Observer
 from mcl.engine.optim import (
     Schedule,
@@ -40,6 +41,7 @@ from mcl.engine.processes.distributed import (
 )
 from mcl.engine.processes.gradients import GradientAverage
 from mcl.engine.processes.job import joined
+from mcl.engine.trackers import require_trackers
 from mcl.errors import UserError, about, printable
 from mcl.interop.reading.initial import apply_initial_weights
 from mcl.methods.base import Method
@@ -51,6 +53,7 @@ from mcl.nn.compiled import compile_trunks
 from mcl.nn.sync_norm import synchronise_norms
 from mcl.nn.trunk import FILE_NAME, Trunk, save_trunk
 from mcl.run.claim import claim_folder
+from mcl.run.forecast import forecast
 from mcl.run.guard import guarded
 from mcl.run.precision import precision_of_run, settle_precision
 from mcl.run.resume import start_or_resume, summary_of_ended
@@ -89,6 +92,9 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
         )
         settings = settle_method(settings, paths)
     device = prepare_device(settings.loop)
+    require_trackers(settings.loop)
+    if settings.dry_run:
+        return _dry_run(settings, share, len(paths), device)
     method, knows_start = main_first(lambda: _build(settings))
     folders = _class_folders(settings, paths)
     folder = claim_folder(settings, "pretrain")
@@ -150,6 +156,13 @@ def _pretrain(settings: PretrainSettings, observe: Observer | None) -> dict[str,
     )
     tell_report(folder.path)
     return summary
+
+
+def _dry_run(settings: PretrainSettings, share: int, images: int, device: torch.device) -> dict[str, Any]:
+    one = settings.model_copy(update={"batch": share})
+    total, _ = resolve_length(settings.schedule, steps_per_epoch(images, settings.batch))
+    console.print(f"{settings.method.name}: {images:,} images")
+    return forecast(settings, pretraining_step(one, device)(format_of(settings.loop)), total, share, device)
 
 
 class Pretraining:

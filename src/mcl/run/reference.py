@@ -13,6 +13,7 @@ from mcl.config.base import Command, flat_fields, read_recipe, recipe_names
 from mcl.config.choice import Choice
 from mcl.config.help import shown_value
 from mcl.run.commands import COMMANDS
+from mcl.run.recipes import about_recipe
 
 HEADER = "| setting | type | default | what it does |\n|---|---|---|---|"
 
@@ -36,7 +37,7 @@ def reference() -> str:
             parts.append(_kind(choice, name))
     parts.append("## Recipes\n")
     for recipe in recipe_names():
-        about = _first_comment(recipe)
+        about = about_recipe(recipe)
         parts.append(f"- `{recipe}` ({len(list(read_recipe(recipe)))} groups of settings): {about}")
     return "\n".join(parts) + "\n"
 
@@ -99,14 +100,6 @@ def _limit(metadata: Any) -> str:
         if value is not None:
             return f"{sign} {value}"
     return ""
-
-
-def _first_comment(recipe: str) -> str:
-    from importlib import resources
-
-    lines = (resources.files("mcl.recipes") / f"{recipe}.yaml").read_text("utf-8").splitlines()
-    comment = [line.lstrip("# ") for line in lines if line.startswith("#")]
-    return " ".join(comment)
 
 
 if __name__ == "__main__":
