@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 import textwrap
 from typing import Any
 
@@ -32,11 +33,12 @@ def signature(command: type[Command]) -> inspect.Signature:
     """Keywords of the Python twin; dotted names go in as ``**{"optim.lr": 0.1}`` or as dictionaries."""
     parameters = []
     for name, field in command.model_fields.items():
+        if keyword.iskeyword(field.alias or name):  # export's ``with``: goes in as ``**{"with": ...}``
+            continue
         default = field.get_default(call_default_factory=True)
         missing = inspect.Parameter.empty if default is PydanticUndefined else default
         parameters.append(inspect.Parameter(field.alias or name, inspect.Parameter.KEYWORD_ONLY, default=missing, annotation=field.annotation))
-    named = [parameter for parameter in parameters if parameter.name.isidentifier() and parameter.name != "with"]
-    return inspect.Signature([*named, inspect.Parameter("settings", inspect.Parameter.VAR_KEYWORD)])
+    return inspect.Signature([*parameters, inspect.Parameter("settings", inspect.Parameter.VAR_KEYWORD)])
 
 
 def _whole(command: type[Command]) -> type[Command]:
