@@ -418,7 +418,7 @@ def test_bad_tables_are_one_line(table, tmp_path):
     datasets.DatasetDict({"train": table, "test": table}).save_to_disk(tmp_path / "dict")
     for name, column, words in (
         ("bad.parquet", None, "cannot be read"), ("labels.parquet", None, "no column of encoded pictures"),
-        ("two.parquet", None, "choose one as data_column"), ("two.parquet", "thum", "did you mean 'thumb'"),
+        ("two.parquet", None, "choose one as --data_column"), ("two.parquet", "thum", "did you mean 'thumb'"),
         ("two.parquet", "label", "holds no encoded pictures"), ("dict", None, "has the splits test, train"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=words) as caught:
