@@ -125,7 +125,7 @@ def test_lists_are_shown_in_a_form_that_is_taken(command):
         if several:
             seen.append(name)
             given = form_of(field, used[name][0])
-            assert re.search(r"\d", given), name
+            assert re.search(r"\d", given) or field.examples, name
             try:
                 from_arguments(command, [*REQUIRED[command], f"--{name}", given], "mcl x")
             except UserError as error:  # read, and then found to do nothing with the other settings

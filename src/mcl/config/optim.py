@@ -118,7 +118,9 @@ class LoopSettings(Section):
         True, description="With several processes: BatchNorm statistics of the joint batch; false: each its own."
     )
     trackers: list[Literal["wandb", "mlflow"]] = Field(
-        [], description="Services that get the numbers too (pip install 'mcl[wandb]', 'mcl[mlflow]')."
+        [],
+        examples=[["wandb", "mlflow"]],
+        description="Services that get the numbers too (pip install 'mcl[wandb]', 'mcl[mlflow]').",
     )
     project: str = Field("mcl", min_length=1, description="What trackers file the run under: W&B project, MLflow experiment.")
     tensorboard: bool = Field(True, description="Write TensorBoard events beside metrics.jsonl.")
