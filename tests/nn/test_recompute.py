@@ -28,7 +28,7 @@ def _train_step(body: torch.nn.Module, images: torch.Tensor) -> tuple[list, int]
 
 @pytest.mark.parametrize(
     ("name", "blocks"),
-    [("resnet18", 8), ("convnext_atto", 12), ("regnety_002", 13), ("mobilenetv3_small_050", 12), ("swin_tiny_patch4_window7_224", 12)],
+    [("resnet18", 8), ("convnext_atto", 12), ("test_vit", 6), ("regnety_002", 13), ("mobilenetv3_small_050", 12), ("swin_tiny_patch4_window7_224", 12)],
 )  # fmt: skip
 def test_same_gradients_and_statistics_from_less_memory(name, blocks):
     torch.manual_seed(0)

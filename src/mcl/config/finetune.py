@@ -30,6 +30,26 @@ class ShapeSettings(Section):
     )
     pyramid_channels: int = Field(256, ge=4, le=2048, description="Channels of the pyramid and the heads.")
     head_convs: int = Field(4, ge=0, le=8, description="3x3 convolutions of the box head.")
+    patch_size: int | None = Field(
+        None, ge=4, le=32, description="Of a plain transformer: side of its patches in pixels; none: as its name says."
+    )
+
+
+class TransformerSettings(Section):
+    """How a transformer is trained in a detector, wherever its weights come from."""
+
+    attention_window: int | None = Field(
+        None,
+        ge=0,
+        description="Of a plain transformer: attention inside windows of so many cells a side (ViTDet: 14), which large images "
+        "need; 0: global; none: as in pre-training.",
+    )
+    global_blocks: list[Annotated[int, Field(ge=0)]] = Field(
+        [], description="With attention_window: blocks that attend globally all the same; empty: four, evenly spread."
+    )
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="Share of images whose residual branch is left out, rising to this at the last block."
+    )
 
 
 class ViewSettings(Section):
@@ -233,6 +253,9 @@ class FinetuneSettings(Command):
     model: ShapeSettings = Field(default_factory=ShapeSettings, description="Shape without a trunk.")
     views: ViewSettings = Field(default_factory=ViewSettings, description="Size and augmentation of scenes.")
     stitch: StitchSettings = Field(default_factory=StitchSettings, description="Dynamic scale training.")
+    transformer: TransformerSettings = Field(
+        default_factory=TransformerSettings, description="How a transformer is trained in a detector."
+    )
     detector: SerializeAsAny[DetectorSettings] = Field(
         default_factory=DetectorSettings, description="Kind, heads and sampling."
     )

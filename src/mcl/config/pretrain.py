@@ -15,6 +15,7 @@ from mcl.config.optim import LoopSettings, OptimSettings, ScheduleSettings
 from mcl.config.unused import OnlyWith, of_schedule_and_optimizer
 from mcl.config.watch import PretrainWatchSettings
 
+Block = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 # Text, not a path: a path would make one slash of a URL's two.
 Location = Annotated[str, BeforeValidator(lambda given: os.fspath(given) if isinstance(given, Path) else given)]
@@ -67,7 +68,9 @@ class ViewSettings(Section):
 class ModelSettings(Section):
     """The trunk and what is trained on top of it."""
 
-    backbone: str = Field("resnet50", description="timm name of a network with strides 4, 8, 16, 32.")
+    backbone: str = Field(
+        "resnet50", description="timm name of a network with strides 4, 8, 16, 32, or of a plain vision transformer."
+    )
     pretrained: bool = Field(
         False, description="Start the backbone from timm's default weights (downloads them)."
     )
@@ -82,6 +85,24 @@ class ModelSettings(Section):
     )
     hidden: int = Field(2048, ge=8, description="Width inside projector and predictors.")
     embedding: int = Field(256, ge=8, description="Width of the embedding.")
+    patch_size: int | None = Field(
+        None, ge=4, le=32, description="Of a plain transformer: side of its patches in pixels; none: as its name says."
+    )
+    attention_window: int | None = Field(
+        None, ge=1, description="Of a plain transformer: attention inside windows of so many cells a side; none: global."
+    )
+    global_blocks: list[Block] = Field(
+        [], description="With attention_window: blocks that attend globally all the same; empty: four, evenly spread."
+    )
+    drop_path: float = Field(
+        0.0, ge=0, lt=1, description="Share of images whose residual branch is left out, rising to this at the last block."
+    )
+    patch_projection: Literal["trained", "frozen"] = Field(
+        "trained", description="Of a plain transformer: frozen: stays at its first values (MoCo v3, for stable training)."
+    )
+    positions: Literal["trained", "sincos"] = Field(
+        "trained", description="Position embeddings of a plain transformer; sincos: fixed sines and cosines (MoCo v3, MAE)."
+    )
 
 
 class PretrainSettings(Command):

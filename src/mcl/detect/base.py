@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -20,7 +20,10 @@ from mcl.nn.trunk import PyramidBackbone, TrunkSpec
 
 @dataclass(frozen=True)
 class DetectorPlan:
-    """What a detector is built from; ``names`` are its classes in the order of labels, label 1 first."""
+    """What a detector is built from; ``names`` are its classes in the order of labels, label 1 first.
+
+    ``drop_path`` is of training alone (``build_backbone``): a stored detector has none.
+    """
 
     spec: TrunkSpec
     names: tuple[str, ...]
@@ -28,6 +31,7 @@ class DetectorPlan:
     image_size: int
     short_sides: tuple[int, ...] = ()
     long_side: int = 1333
+    drop_path: float = 0.0
 
     @property
     def num_classes(self) -> int:
@@ -47,7 +51,7 @@ class DetectorPlan:
     @property
     def trunk(self) -> TrunkSpec:
         """The trunk's shape; transformers with a fixed input size are built for the detector's."""
-        return replace(self.spec, image_size=self.image_size)
+        return self.spec.at_size(self.image_size)
 
     def transform(self) -> dict[str, Any]:
         """How torchvision's classes normalise, resize and pad images, as their arguments."""

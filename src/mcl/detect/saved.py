@@ -26,7 +26,7 @@ def save_detector(path: Path, detector: Detector, plan: DetectorPlan, metadata: 
         **metadata,
         "plan": {
             **asdict(plan),
-            "spec": asdict(plan.spec),
+            "spec": plan.spec.described(),
             "settings": plan.settings.model_dump(mode="json"),
         },
     }

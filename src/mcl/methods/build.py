@@ -21,6 +21,7 @@ from mcl.methods.registry import method_of
 from mcl.nn.convolution import use_matrix_gradients
 from mcl.nn.recompute import recompute_blocks
 from mcl.nn.trunk import Trunk, TrunkSpec
+from mcl.nn.vit import PlainVit, fix_positions, freeze_patches
 from mcl.randomness import STREAM_WEIGHTS, seeded
 
 
@@ -61,10 +62,13 @@ def build_method(
     model, loop, form = settings.model, settings.loop, format_of(settings.loop)
     kind = method_of(settings.method.name)
     spec = TrunkSpec(
-        model.backbone, model.pyramid_channels, model.head_convs, settings.image_size, finer=model.finer
-    )
+        model.backbone, model.pyramid_channels, model.head_convs, settings.image_size, finer=model.finer,
+        patch_size=model.patch_size or 0, attention_window=model.attention_window or 0,
+        global_blocks=tuple(model.global_blocks),
+    )  # fmt: skip
     with seeded(STREAM_WEIGHTS, settings.seed):
-        trunk = Trunk(spec, pretrained)
+        trunk = Trunk(spec, pretrained, model.drop_path)
+        fix_as_asked(trunk, model)
         fill(trunk)
         built = kind(trunk, model, settings.method, settings.seed, form.precision, form.channels_last)
     if loop.matrix_gradients:
@@ -72,6 +76,21 @@ def build_method(
     if loop.activation_checkpointing and not recompute_blocks(trunk.backbone.body):
         raise UserError(f"--loop.activation_checkpointing: does not know the blocks of {model.backbone}")
     return to_layout(built, form.channels_last)
+
+
+def fix_as_asked(trunk: Trunk, model: ModelSettings) -> None:
+    """What of a plain transformer is not to be trained: positions, the patch projection.
+
+    Raises:
+        UserError: it is asked for, and the backbone is none.
+    """
+    body, asked = trunk.backbone.body, {"positions": "sincos", "patch_projection": "frozen"}
+    for name, value in asked.items():
+        if getattr(model, name) != value:
+            continue
+        if not isinstance(body, PlainVit):
+            raise UserError(f"--model.{name} {value}: {model.backbone} is no plain transformer")
+        {"positions": fix_positions, "patch_projection": freeze_patches}[name](body)
 
 
 def settle_method(settings: R, pictures: Sequence[Picture]) -> R:

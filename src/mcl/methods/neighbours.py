@@ -16,7 +16,7 @@ from mcl.errors import UserError
 from mcl.methods.base import Method
 from mcl.methods.class_folders import class_number
 from mcl.nn.backbone import features_of
-from mcl.nn.pyramid import LEVELS, add_top_down, lateral, output
+from mcl.nn.pyramid import LEVELS
 from mcl.nn.trunk import Trunk
 from mcl.randomness import STREAM_CHECK, generator_for
 
@@ -72,12 +72,9 @@ def neighbour_accuracies(method: Method, folders: ClassFolders) -> dict[str, flo
 
 def pooled(trunk: Trunk, images: Tensor) -> dict[str, Tensor]:
     """(N, 3, S, S), normalised -> ``c5``, ``p5`` .. ``p2``: (N, C) in fp32, means over a map's cells."""
-    features, pyramid = features_of(trunk.backbone.body, images), trunk.backbone.fpn
-    found, merged = {"c5": features[-1]}, None
-    for level in reversed(range(len(LEVELS))):
-        side = lateral(pyramid, level, features[level])
-        merged = side if merged is None else add_top_down(side, merged)
-        found[LEVELS[level]] = output(pyramid, level, merged)
+    features = features_of(trunk.backbone.body, images)
+    levels = trunk.backbone.fpn.levels(features, dict.fromkeys(range(len(LEVELS)), slice(None)))
+    found = {"c5": features[-1], **{LEVELS[level]: feature for level, feature in levels.items()}}
     return {name: feature.float().mean(dim=(2, 3)) for name, feature in found.items()}
 
 

@@ -1,4 +1,4 @@
-"""Any timm backbone with features at strides 4, 8, 16 and 32."""
+"""Any timm backbone with features at strides 4, 8, 16 and 32, or a plain vision transformer, which has one map."""
 
 from __future__ import annotations
 
@@ -8,30 +8,43 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from mcl.errors import UserError, did_you_mean
+from mcl.nn.vit import PlainVit, VitForm, build_vit, is_plain_vit
 
 STRIDES = (4, 8, 16, 32)
+AS_NAMED = VitForm()
 
 
-def build_backbone(name: str, image_size: int, pretrained: bool = False) -> FeatureListNet:
-    """A timm network that returns C2..C5.
+def build_backbone(
+    name: str, image_size: int, pretrained: bool = False, form: VitForm = AS_NAMED, drop_path: float = 0.0
+) -> FeatureListNet | PlainVit:
+    """A timm network that returns C2..C5, or a plain transformer's last map.
 
     ResNets get the method's initialisation (Kaiming normal, fan in; last norm of a block not at zero), other
     families timm's own. State-dict names are timm's, for ResNets also torchvision's.
 
     Args:
         name: timm model name, e.g. ``resnet50``.
-        image_size: side of the training images in pixels (only fixed-size transformers need it).
+        image_size: side of the training images in pixels (only transformers need it).
         pretrained: load timm's default weights (downloads them).
+        form: of a plain transformer.
+        drop_path: share of images whose residual branches are left out in training, at the last block (rising linearly).
 
     Raises:
-        UserError: unknown name, or a network without features at strides 4, 8, 16, 32.
+        UserError: unknown name, a network without features at strides 4, 8, 16, 32 that is no plain transformer, or a
+            setting that the network does not have.
     """
     if not timm.is_model(name):
         raise UserError(
             f"--model.backbone: timm has no model {name!r}{did_you_mean(name, timm.list_models())}"
         )
-    network = None
-    for extra in ({"img_size": image_size}, {"zero_init_last": False}, {}):
+    if is_plain_vit(name):
+        return build_vit(name, image_size, pretrained, form, drop_path)
+    if form != AS_NAMED:
+        raise UserError(
+            f"--model.backbone {name}: it is no plain transformer, so it has no patch_size, attention_window or global_blocks"
+        )
+    network, rate = None, {"drop_path_rate": drop_path} if drop_path else {}
+    for extra in ({"img_size": image_size} | rate, {"zero_init_last": False} | rate, rate):
         try:
             network = timm.create_model(name, features_only=True, pretrained=pretrained, **extra)
             break
@@ -55,13 +68,27 @@ def build_backbone(name: str, image_size: int, pretrained: bool = False) -> Feat
     return network
 
 
-def channels_of(network: FeatureListNet) -> list[int]:
-    """Channels of C2..C5."""
+def channels_of(network: FeatureListNet | PlainVit) -> list[int]:
+    """Channels of C2..C5, or of a plain transformer's one map."""
+    if isinstance(network, PlainVit):
+        return [network.channels]
     return list(network.feature_info.channels())
 
 
-def features_of(network: FeatureListNet, images: Tensor) -> list[Tensor]:
-    """(N, 3, S, S) -> [C2, C3, C4, C5], each (N, C_i, S / stride, S / stride) whatever the family's own layout."""
+def names_of(network: FeatureListNet | PlainVit) -> list[str]:
+    """``c2`` .. ``c5``, or ``c4`` alone for a plain transformer of patches of 16 px."""
+    strides = [network.stride] if isinstance(network, PlainVit) else STRIDES
+    return [f"c{stride.bit_length() - 1}" for stride in strides]
+
+
+def features_of(network: FeatureListNet | PlainVit, images: Tensor, tiles: int = 1) -> list[Tensor]:
+    """(N, 3, S, S) -> [C2, C3, C4, C5], each (N, C_i, S / stride, S / stride) whatever the family's own layout.
+
+    A plain transformer gives one map. Only there ``tiles`` may be more than 1: the canvases' s x s tiles then see nothing
+    of each other.
+    """
+    if isinstance(network, PlainVit):
+        return [network(images, tiles).maps]
     features = network(images)
     layout = getattr(network, "output_fmt", None)  # EfficientNet and MobileNet have none: always NCHW
     if layout is not None and layout.value == "NHWC":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mcl.nn.backbone import features_of
 from mcl.nn.trunk import Trunk
 
 
@@ -44,7 +45,7 @@ def compile_trunks(trunks: Sequence[Trunk], image: Tensor) -> str | None:
 
 
 def _try_one_step(trunk: Trunk, image: Tensor) -> None:
-    features = trunk.backbone.body(image)
+    features = features_of(trunk.backbone.body, image)
     window = trunk.spec.window
     cells = image.new_zeros(len(image), trunk.out_channels, window, window, requires_grad=True)
     head = trunk.roi_heads.box_head(cells)

@@ -15,14 +15,18 @@ from mcl.errors import UserError, did_you_mean
 from mcl.nn.load_report import match
 from mcl.nn.parts import BODY, FPN, HEAD, LEVELS, least_parts, pieces_in
 from mcl.nn.stored import short
+from mcl.nn.vit import is_plain_vit
 
 SPEC = ("backbone", "pyramid_channels", "head_convs", "image_size")
 OPTIONAL = ("mean", "std", "finer")
 #: range of a number of the spec that no tensor of the file tells
 RANGES = {"pyramid_channels": (1, 2048), "head_convs": (0, 16), "image_size": (32, 4096)}
+#: of plain transformers only; 0 where a spec has none
+OF_VIT = {"patch_size": (0, 64), "attention_window": (0, 1024)}
+MOST_BLOCKS = 128
 #: of a detector's tensors, those that a trunk has
 OF_TRUNK = re.compile(
-    rf"{re.escape(BODY)}|{re.escape(FPN)}(inner|layer)_blocks\.\d+\.[01]\.|{re.escape(HEAD)}\d+\.[01]\."
+    rf"{re.escape(BODY)}|{re.escape(FPN)}(inner|layer)_blocks\.\d+\.([01]|resample)\.|{re.escape(HEAD)}\d+\.[01]\."
 )
 
 
@@ -41,7 +45,7 @@ def checked_spec(stored: Any, state: Mapping[str, Tensor], where: str) -> dict[s
     for name in SPEC:
         if name not in stored:
             raise UserError(f"{where}: its spec has no {name}")
-    if unknown := set(stored) - {*SPEC, *OPTIONAL}:
+    if unknown := set(stored) - {*SPEC, *OPTIONAL, *OF_VIT, "global_blocks"}:
         raise UserError(f"{where}: its spec has {short(min(unknown))}, which this mcl does not know")
     for name, (low, high) in RANGES.items():
         told, value = _told_by_tensors(name, state), stored[name]
@@ -53,7 +57,7 @@ def checked_spec(stored: Any, state: Mapping[str, Tensor], where: str) -> dict[s
         raise UserError(f"{where}: its spec says finer {short(finer)}; a whole number in 0..{len(LEVELS) - 1} is needed")
     pixels = {name: _three(name, stored[name], where) for name in ("mean", "std") if name in stored}
     _require_backbone(stored, state, where)
-    return {**stored, **pixels}
+    return {**stored, **pixels, **_checked_vit(stored, where)}
 
 
 def require_fit(
@@ -124,13 +128,24 @@ def _require_backbone(stored: Mapping[str, Any], state: Mapping[str, Tensor], wh
     if not isinstance(name, str) or not timm.is_model(name):
         near = did_you_mean(name, timm.list_models()) if isinstance(name, str) else ""
         raise UserError(f"{where}: its spec says backbone {short(name)}, which timm {timm.__version__} does not have{near}")
-    wanted = shapes_of(lambda: timm.create_model(name, features_only=True)) or {}
+    wanted = shapes_of(lambda: timm.create_model(name, **({"num_classes": 0} if is_plain_vit(name) else {"features_only": True}))) or {}
     needed = sum(tensor.numel() for tensor in wanted.values())
     given = sum(tensor.numel() for key, tensor in state.items() if key.startswith(BODY))
     if needed > 4 * given:  # a file with some tensors of its backbone left away is another's business
         raise UserError(
             f"{where}: its spec says backbone {name}, which has {needed:,} numbers; the file has {given:,} of a backbone"
         )
+
+
+def _checked_vit(stored: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """What only a plain transformer has, where the spec has it."""
+    for name, (low, high) in OF_VIT.items():
+        if name in stored and _whole(stored[name], low, high) is None:
+            raise UserError(f"{where}: its spec says {name} {short(stored[name])}; a whole number in {low}..{high} is needed")
+    blocks = stored.get("global_blocks", ())
+    if not isinstance(blocks, list | tuple) or any(_whole(block, 0, MOST_BLOCKS) is None for block in blocks):
+        raise UserError(f"{where}: its spec says global_blocks {short(blocks)}; a list of numbers of blocks is needed")
+    return {"global_blocks": tuple(blocks)} if blocks else {}
 
 
 def _told_by_tensors(name: str, state: Mapping[str, Tensor]) -> int | None:

@@ -6,12 +6,17 @@ import copy
 import math
 
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 
 def make_target(online: nn.Module) -> nn.Module:
-    """A copy without gradients. Its BatchNorm stays in train mode, with running statistics of its own."""
-    return copy.deepcopy(online).requires_grad_(False)
+    """A copy without gradients. Its BatchNorm stays in train mode, with running statistics of its own; it drops no paths."""
+    target = copy.deepcopy(online).requires_grad_(False)
+    for module in target.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    return target
 
 
 def momentum_at(step: int, total_steps: int, base: float) -> float:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
@@ -23,13 +24,15 @@ from mcl.nn.backbone import STRIDES, build_backbone, channels_of, features_of
 from mcl.nn.described import checked_spec, require_fit, shapes_of, trunk_of_detector
 from mcl.nn.heads import LevelWise
 from mcl.nn.parts import BODY, LEVELS, least_parts, pieces_in, prefixes_of, trained_in
-from mcl.nn.pyramid import build_pyramid
+from mcl.nn.pyramid import build_pyramid, build_simple_pyramid
 from mcl.nn.stored import TRUNK_FILE, read_stored, require_version, stored_file
+from mcl.nn.vit import PlainVit, VitForm, is_plain_vit
 
 FORMAT_VERSION = 1
 FILE_NAME = TRUNK_FILE
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+OF_TRANSFORMERS = ("patch_size", "attention_window", "global_blocks")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class TrunkSpec:
         image_size: side in pixels of the images it was pre-trained on.
         mean, std: of RGB values in 0..1.
         finer: levels below P5 from which full-size images are read.
+        patch_size, attention_window, global_blocks: of a plain transformer, see ``VitForm``.
     """
 
     backbone: str = "resnet50"
@@ -52,6 +56,28 @@ class TrunkSpec:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     finer: int = 0
+    patch_size: int = 0
+    attention_window: int = 0
+    global_blocks: tuple[int, ...] = ()
+
+    @property
+    def form(self) -> VitForm:
+        """Of a plain transformer."""
+        return VitForm(self.patch_size, self.attention_window, tuple(self.global_blocks))
+
+    @property
+    def plain(self) -> bool:
+        """Whether the backbone is a plain transformer: its pyramid is the simple one, norms are LayerNorms."""
+        return is_plain_vit(self.backbone)
+
+    def at_size(self, image_size: int) -> TrunkSpec:
+        """The spec of a network for images of another size: a plain transformer's positions are interpolated instead."""
+        return self if self.plain else replace(self, image_size=image_size)
+
+    def described(self) -> dict[str, Any]:
+        """As a trunk file has it: without what only transformers have, unless it is set."""
+        told = asdict(self)
+        return {name: value for name, value in told.items() if value or name not in OF_TRANSFORMERS}
 
     @property
     def window(self) -> int:
@@ -75,7 +101,7 @@ class PyramidBackbone(nn.Module):
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """(N, 3, H, W) -> the levels and what the pyramid has above them, each (N, C, H / stride, W / stride)."""
         features = features_of(self.body, images)[-len(self.levels) :]
-        return self.fpn(OrderedDict(zip(self.levels, features, strict=True)))
+        return self.fpn(OrderedDict(zip(self.levels[-len(features) :], features, strict=True)))
 
 
 class Trunk(nn.Module):
@@ -85,13 +111,13 @@ class Trunk(nn.Module):
         trained: pieces that were pre-trained (``mcl.nn.parts.PIECES``); the others hold the values they started from.
     """
 
-    def __init__(self, spec: TrunkSpec, pretrained: bool = False) -> None:
+    def __init__(self, spec: TrunkSpec, pretrained: bool = False, drop_path: float = 0.0) -> None:
         super().__init__()
         self.spec = spec
         self.trained: tuple[str, ...] = ()
-        self.backbone = build_pyramid_backbone(spec, pretrained=pretrained)
+        self.backbone = build_pyramid_backbone(spec, pretrained=pretrained, drop_path=drop_path)
         self.roi_heads = nn.Module()
-        self.roi_heads.box_head = build_head_convs(spec.pyramid_channels, spec.head_convs)
+        self.roi_heads.box_head = build_head_convs(spec.pyramid_channels, spec.head_convs, norm_of(spec))
         self.out_channels = spec.pyramid_channels
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
@@ -104,21 +130,32 @@ def build_pyramid_backbone(
     levels: tuple[str, ...] = LEVELS,
     above: ExtraFPNBlock | None = None,
     pretrained: bool = False,
+    drop_path: float = 0.0,
 ) -> PyramidBackbone:
     """Backbone and pyramid of a spec.
 
     Args:
         levels: the last of p2..p5, for a detector that does not read all.
         above: see ``build_pyramid``.
+        drop_path: see ``build_backbone``.
     """
-    body = build_backbone(spec.backbone, spec.image_size, pretrained)
-    pyramid = build_pyramid(channels_of(body)[-len(levels) :], spec.pyramid_channels, above)
+    body = build_backbone(spec.backbone, spec.image_size, pretrained, spec.form, drop_path)
+    channels = channels_of(body)[-len(levels) :]
+    if isinstance(body, PlainVit):
+        pyramid = build_simple_pyramid(channels[-1], body.stride, spec.pyramid_channels, levels, above)
+    else:
+        pyramid = build_pyramid(channels, spec.pyramid_channels, above)
     return PyramidBackbone(body, pyramid, spec.pyramid_channels, levels)
 
 
-def build_head_convs(channels: int, convs: int) -> LevelWise:
-    """``convs`` x [3x3 conv without bias, BatchNorm, ReLU]; Kaiming normal, fan out (as torchvision's box head)."""
-    blocks = [Conv2dNormActivation(channels, channels, 3, norm_layer=nn.BatchNorm2d) for _ in range(convs)]
+def norm_of(spec: TrunkSpec) -> type[nn.Module]:
+    """Norm of a trunk's and its detectors' heads: LayerNorm over channels on plain transformers (ViTDet), else BatchNorm."""
+    return LayerNorm2d if spec.plain else nn.BatchNorm2d
+
+
+def build_head_convs(channels: int, convs: int, norm: type[nn.Module] = nn.BatchNorm2d) -> LevelWise:
+    """``convs`` x [3x3 conv without bias, norm, ReLU]; Kaiming normal, fan out (as torchvision's box head)."""
+    blocks = [Conv2dNormActivation(channels, channels, 3, norm_layer=norm) for _ in range(convs)]
     for block in blocks:
         nn.init.kaiming_normal_(block[0].weight, mode="fan_out", nonlinearity="relu")
     return LevelWise(*blocks)
@@ -133,7 +170,7 @@ def save_trunk(path: Path, trunk: Trunk, metadata: Mapping[str, Any]) -> None:
     trained = trained_in(metadata)
     described = {
         "format_version": FORMAT_VERSION,
-        "spec": asdict(trunk.spec),
+        "spec": trunk.spec.described(),
         "levels": list(LEVELS),
         "strides": list(STRIDES),
         "channel_order": "RGB",
@@ -173,7 +210,7 @@ def read_trunk(path: Path | str) -> tuple[TrunkSpec, dict[str, Tensor], dict[str
 
 def _as_built(spec: TrunkSpec, state: Mapping[str, Tensor], detector_size: int | None) -> TrunkSpec:
     """The spec that gives the shapes of ``state``: a detector builds a transformer of fixed size for its own images."""
-    if detector_size is None:
+    if detector_size is None or spec.plain:
         return spec
     body = shapes_of(lambda: build_backbone(spec.backbone, spec.image_size)) or {}
     same = all(state[BODY + name].shape == tensor.shape for name, tensor in body.items() if BODY + name in state)

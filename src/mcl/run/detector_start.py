@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mcl.config.finetune import FinetuneSettings
+from mcl.config.finetune import FinetuneSettings, TransformerSettings
 from mcl.data.labels.coco_json import CocoScenes
 from mcl.detect.base import Detector, DetectorPlan
 from mcl.detect.load import load_trunk_into
@@ -50,7 +50,11 @@ def plan_detector(settings: FinetuneSettings, train: CocoScenes) -> tuple[Detect
         given = Given(tensors if settings.trunk != "none" else None, tuple(told["trained"]), notes)
     else:
         image_size, window = settings.image_size or SCRATCH_SIZE, SCRATCH_WINDOW
-        spec = TrunkSpec(**settings.model.model_dump(), image_size=image_size)
+        model = settings.model
+        spec = TrunkSpec(
+            model.backbone, model.pyramid_channels, model.head_convs, image_size, patch_size=model.patch_size or 0
+        )
+    spec = attending(spec, settings.transformer)
     masks, told_of_masks = learns_masks(settings, train)
     given.notes.extend(told_of_masks)
     try:
@@ -59,9 +63,25 @@ def plan_detector(settings: FinetuneSettings, train: CocoScenes) -> tuple[Detect
         raise UserError(f"--detector.name {settings.detector.name}: {error} (--train {settings.train})") from None
     views = settings.views
     plan = DetectorPlan(
-        spec, tuple(train.categories.values()), detector, image_size, tuple(views.short_sides), views.long_side
-    )
+        spec, tuple(train.categories.values()), detector, image_size, tuple(views.short_sides), views.long_side,
+        settings.transformer.drop_path,
+    )  # fmt: skip
     return plan, given
+
+
+def attending(spec: TrunkSpec, settings: TransformerSettings) -> TrunkSpec:
+    """A spec whose attention is as the settings say; weights do not hang on it.
+
+    Raises:
+        UserError: windows for a network that is no plain transformer.
+    """
+    if settings.attention_window is None:
+        return spec
+    if not spec.plain:
+        raise UserError(f"--transformer.attention_window: {spec.backbone} is no plain transformer")
+    return replace(
+        spec, attention_window=settings.attention_window, global_blocks=tuple(settings.global_blocks)
+    )
 
 
 def start_detector(

@@ -136,7 +136,7 @@ def backbone_for(plan: DetectorPlan) -> PyramidBackbone:
     levels, count = levels_for(plan.settings, plan.image_size)
     channels = plan.spec.pyramid_channels
     above = LastLevelP6P7(channels, channels) if count > len(levels) else None
-    return build_pyramid_backbone(plan.trunk, levels, above)
+    return build_pyramid_backbone(plan.trunk, levels, above, drop_path=plan.drop_path)
 
 
 def group_norm(channels: int) -> partial[nn.GroupNorm]:

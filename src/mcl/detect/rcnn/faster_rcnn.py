@@ -25,7 +25,7 @@ from mcl.detect.box_losses import BoxLosses, noted, of_roi_heads
 from mcl.detect.rcnn.settings import FasterRcnnSettings
 from mcl.nn.backbone import STRIDES
 from mcl.nn.parts import LEVELS, PIECES
-from mcl.nn.trunk import TrunkSpec, build_pyramid_backbone
+from mcl.nn.trunk import TrunkSpec, build_pyramid_backbone, norm_of
 
 CANONICAL_LEVEL = 4
 
@@ -36,7 +36,7 @@ class FasterRcnn(Detector, FasterRCNN):
     @classmethod
     def build(cls, plan: DetectorPlan) -> FasterRcnn:
         sizes = size_plan(plan.spec, plan.settings, plan.image_size)
-        backbone = build_pyramid_backbone(plan.trunk, above=LastLevelMaxPool())
+        backbone = build_pyramid_backbone(plan.trunk, above=LastLevelMaxPool(), drop_path=plan.drop_path)
         return cls(backbone, **plan.transform(), **cls.heads(plan, sizes))
 
     @classmethod
@@ -116,7 +116,7 @@ def roi_pool(size: int, scale: float) -> MultiScaleRoIAlign:
 def _box_head(sizes: dict[str, Any], plan: DetectorPlan) -> FastRCNNConvFCHead:
     channels, size = plan.spec.pyramid_channels, sizes["roi_size"]
     convs, width = [channels] * plan.spec.head_convs, [plan.settings.fc_channels]
-    return FastRCNNConvFCHead((channels, size, size), convs, width, norm_layer=nn.BatchNorm2d)
+    return FastRCNNConvFCHead((channels, size, size), convs, width, norm_layer=norm_of(plan.spec))
 
 
 def _proposals(sizes: dict[str, Any], plan: DetectorPlan) -> dict[str, Any]:

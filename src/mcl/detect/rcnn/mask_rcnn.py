@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
@@ -18,6 +18,7 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss, maskrcnn_loss
 
 from mcl.detect.base import DetectorPlan
 from mcl.detect.rcnn.faster_rcnn import FasterRcnn, roi_pool
+from mcl.nn.trunk import norm_of
 
 MASK_CONVS = 4
 
@@ -34,7 +35,7 @@ class MaskRcnn(FasterRcnn, MaskRCNN):
         return {
             **super().heads(plan, sizes),
             "mask_roi_pool": roi_pool(size, sizes["roi_scale"]),
-            "mask_head": MaskRCNNHeads(channels, [channels] * MASK_CONVS, 1, norm_layer=nn.BatchNorm2d),
+            "mask_head": MaskRCNNHeads(channels, [channels] * MASK_CONVS, 1, norm_layer=norm_of(plan.spec)),
             "mask_predictor": MaskRCNNPredictor(channels, channels, plan.num_classes),
         }
 

@@ -21,6 +21,10 @@ TAIL = (
     "final_conv.",
     "last_linear.",
     "heads.",
+    "attn_pool.",
+    "fc_norm.",
+    "head_dist.",
+    "dist_token",
 )
 
 

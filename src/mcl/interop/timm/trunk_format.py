@@ -19,7 +19,9 @@ from mcl.interop.timm.model_card import model_card
 from mcl.interop.timm.names import whole_name
 from mcl.interop.writing.exported import Exported, Unfit, compare
 from mcl.interop.writing.source import TrunkSource, probe_images
+from mcl.nn.backbone import names_of
 from mcl.nn.load_report import match
+from mcl.nn.vit import PlainVit
 
 WEIGHTS = "model.safetensors"
 
@@ -33,7 +35,7 @@ def fit(source: TrunkSource) -> Exported:
     """Whether timm's whole network takes the backbone's tensors. The maps are compared when the folder is there.
 
     Raises:
-        Unfit: the whole network cannot be built at this size.
+        Unfit: the whole network cannot be built at this size, or its attention is in windows, which timm's is not.
     """
     return _filled(source)[0]
 
@@ -77,7 +79,11 @@ def whole_network(source: TrunkSource) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         Unfit: it cannot be built.
     """
+    if source.spec.attention_window:
+        raise Unfit(f"its attention is global, this trunk's in windows of {source.spec.attention_window} cells")
     size = {"img_size": source.spec.image_size}
+    if source.spec.patch_size:
+        size["patch_size"] = source.spec.patch_size
     for arguments in (size, {}):
         try:
             return timm.create_model(source.backbone, num_classes=0, **arguments), arguments
@@ -117,7 +123,9 @@ def _check(source: TrunkSource, folder: Path) -> dict[str, float]:
     images, ours = probe_images(source.spec), source.maps
     name = f"local-dir:{folder}"
     timm.create_model(name, pretrained=True)  # the whole network: every name must be there
-    indices = tuple(source.trunk.backbone.body.feature_info.out_indices)
+    body = source.trunk.backbone.body
+    plain = isinstance(body, PlainVit)
+    indices = (len(body.blocks) - 1,) if plain else tuple(body.feature_info.out_indices)
     with _quiet_timm():
         network = timm.create_model(name, pretrained=True, features_only=True, out_indices=indices).eval()
     with torch.no_grad():
@@ -125,7 +133,7 @@ def _check(source: TrunkSource, folder: Path) -> dict[str, float]:
     layout = getattr(network, "output_fmt", None)
     if layout is not None and layout.value == "NHWC":
         features = [feature.permute(0, 3, 1, 2) for feature in features]
-    return compare(ours, {f"c{level + 2}": feature for level, feature in enumerate(features)})
+    return compare(ours, dict(zip(names_of(body), features, strict=True)))
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from mcl.files import save_tensors
@@ -39,7 +38,7 @@ def write(source: TrunkSource, path: Path) -> Exported:
     done, pieces = fit(source), pieces_of(source.parts)
     described = {
         "format_version": FORMAT_VERSION, "levels": list(LEVELS), "strides": list(STRIDES), "channel_order": "RGB",
-        **source.metadata, "spec": asdict(source.spec), "parts": least_parts(pieces),
+        **source.metadata, "spec": source.spec.described(), "parts": least_parts(pieces),
         "trained": list(pieces),
     }  # fmt: skip
     tensors = {name: tensor.cpu().contiguous() for name, tensor in source.state.items()}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcl.nn.backbone import features_of
+from mcl.nn.backbone import features_of, names_of
 from mcl.nn.parts import BODY, LEVELS, pieces_of, prefixes_of
 from mcl.nn.trunk import Trunk, TrunkSpec
 
@@ -119,10 +119,11 @@ def probe_windows(source: TrunkSource, windows: int = 2) -> Tensor:
 
 @torch.no_grad()
 def trunk_maps(source: TrunkSource) -> dict[str, Tensor]:
-    """Every map that the exported parts give: c2..c5, p2..p5 of ``probe_images``, ``head`` of ``probe_windows``."""
+    """Every map that the exported parts give: c2..c5 (of a plain transformer its one), p2..p5 of ``probe_images``, ``head``
+    of ``probe_windows``."""
     images = probe_images(source.spec)
     features = features_of(source.trunk.backbone.body, images)
-    maps = {f"c{level + 2}": feature for level, feature in enumerate(features)}
+    maps = dict(zip(names_of(source.trunk.backbone.body), features, strict=True))
     if source.levels:
         pyramid = source.trunk(images)
         maps |= {level: pyramid[level] for level in source.levels}

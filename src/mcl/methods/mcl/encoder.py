@@ -16,7 +16,7 @@ from torchvision.ops import roi_align
 from mcl.methods.losses import at_least_fp32
 from mcl.nn.backbone import features_of
 from mcl.nn.heads import build_projector
-from mcl.nn.pyramid import LEVELS, add_top_down, lateral, output
+from mcl.nn.pyramid import LEVELS
 from mcl.nn.trunk import Trunk
 
 
@@ -57,13 +57,19 @@ class Read:
 
 
 class Encoder(nn.Module):
-    """Trunk and projector: what is trained, and what the target copies."""
+    """Trunk and projector: what is trained, and what the target copies.
+
+    Args:
+        last_norm: of the projector.
+        dense: also a projector for cells.
+        apart: a montage's tiles see nothing of each other (plain transformers only).
+    """
 
     def __init__(
-        self, trunk: Trunk, hidden: int, embedding: int, last_norm: bool = True, dense: bool = False
+        self, trunk: Trunk, hidden: int, embedding: int, last_norm: bool = True, dense: bool = False, apart: bool = False
     ) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.trunk, self.apart = trunk, apart
         self.projector = build_projector(trunk.out_channels, hidden, embedding)
         if not last_norm:  # it would settle what VICReg's variance term is there for
             del self.projector[-1]
@@ -85,9 +91,9 @@ class Encoder(nn.Module):
         return self.read(self.maps_matched(canvases, layout, scales), boxes).embeddings
 
     def maps_matched(self, canvases: Tensor, layout: Layout, scales: Sequence[int]) -> dict[int, Tensor]:
-        """The map of every scale's canvases on the level that matches, and nothing else computed.
+        """The map of every scale's canvases on the level that matches, and nothing else computed (``Pyramid``).
 
-        One pass of the backbone over all canvases.
+        One pass of the backbone over all canvases; one for each scale where tiles are kept apart.
 
         Args:
             canvases: (B, 3, S, S), ordered as ``layout`` says.
@@ -97,48 +103,32 @@ class Encoder(nn.Module):
         Returns:
             As ``matched``.
         """
-        return self.matched(self.features(canvases), layout, scales)
-
-    def features(self, canvases: Tensor) -> list[Tensor]:
-        """Maps of the backbone, (B, C, h, w) each."""
-        return features_of(self.trunk.backbone.body, canvases)
+        return self.matched(self.features(canvases, layout), layout, scales)
 
     def whole_maps(self, features: Sequence[Tensor], layout: Layout, images: slice) -> dict[str, Tensor]:
         """All levels of some of the full-size images: p2 .. p5 -> (images, C, h, w)."""
-        own = {name: found[layout.slice_of(1)][images] for name, found in zip(LEVELS, features, strict=True)}
-        return dict(self.trunk.backbone.fpn(own))
+        own = [found[layout.slice_of(1)][images] for found in features]
+        levels = self.trunk.backbone.fpn.levels(own, dict.fromkeys(range(len(LEVELS)), slice(None)))
+        return {name: levels[level] for level, name in enumerate(LEVELS)}
 
     def matched(self, features: Sequence[Tensor], layout: Layout, scales: Sequence[int]) -> dict[int, Tensor]:
-        """The map of every scale's canvases on the level that matches, of ``features``.
-
-        A lateral convolution sees the canvases of its own scale and
-        of all smaller tiles (they need it for their top-down path), an output convolution only its own.
+        """The map of every scale's canvases on the level that matches, of ``features``, and nothing else (``Pyramid``).
 
         Returns:
             scale -> (canvases of the scale, C, h, w), from P2 to P5 as the authors do: the order decides what the
             shared head's running statistics become.
         """
-        last = layout.slice_of(max(scales)).stop
-        merged, maps, offset = self._above(features, last), {}, 0
-        for scale in layout.scales:
-            if scale > max(scales):
-                break
-            level, own = self.trunk.spec.level_of(scale), layout.slice_of(scale)
-            # From here on: this scale's canvases and those of smaller tiles that are wanted.
-            side = lateral(self.trunk.backbone.fpn, level, features[level][own.start : last])
-            merged = side if merged is None else add_top_down(side, merged[own.start - offset :])
-            offset = own.start
-            if scale in scales:
-                maps[scale] = output(self.trunk.backbone.fpn, level, merged[: own.stop - own.start])
-        return dict(reversed(maps.items()))
+        levels = {self.trunk.spec.level_of(scale): layout.slice_of(scale) for scale in scales}
+        maps = self.trunk.backbone.fpn.levels(features, levels)
+        return {scale: maps[self.trunk.spec.level_of(scale)] for scale in sorted(scales, reverse=True)}
 
-    def _above(self, features: Sequence[Tensor], last: int | None = None) -> Tensor | None:
-        """The top-down path above the level of full-size images, over the first ``last`` canvases; None: that is P5."""
-        merged = None
-        for level in range(len(LEVELS) - 1, self.trunk.spec.level_of(1), -1):
-            side = lateral(self.trunk.backbone.fpn, level, features[level][:last])
-            merged = side if merged is None else add_top_down(side, merged)
-        return merged
+    def features(self, canvases: Tensor, layout: Layout) -> list[Tensor]:
+        """Maps of the backbone, (B, C, h, w) each, of canvases ordered as ``layout`` says."""
+        body = self.trunk.backbone.body
+        if not self.apart:
+            return features_of(body, canvases)
+        rows = [features_of(body, canvases[layout.slice_of(scale)], scale) for scale in layout.scales]
+        return [torch.cat(of_all) for of_all in zip(*rows, strict=True)]
 
     def maps_stacked(self, tiles: Mapping[int, Tensor], scales: Sequence[int]) -> dict[int, Tensor]:
         """Maps of tiles that are images of their own: a pass of the backbone for each scale.
@@ -152,21 +142,21 @@ class Encoder(nn.Module):
         Returns:
             scale -> (n, C, w, w), from P2 to P5.
         """
-        pyramid, maps = self.trunk.backbone.fpn, {}
+        maps = {}
         for scale in sorted(scales, reverse=True):
             features, own = features_of(self.trunk.backbone.body, tiles[scale]), self.trunk.spec.level_of(scale)
-            merged = lateral(pyramid, len(LEVELS) - 1, features[-1])
-            for level in range(len(LEVELS) - 2, own - 1, -1):
-                merged = add_top_down(lateral(pyramid, level, features[level]), merged)
-            maps[scale] = output(pyramid, own, merged)
+            maps |= {scale: self.trunk.backbone.fpn.levels(features, {own: slice(None)})[own]}
         return maps
 
-    def map_of_top(self, canvases: Tensor) -> Tensor:
-        """Every canvas on the level of full-size images: (B, 3, S, S) -> (B, C, w, w). That is P5 unless ``finer``."""
-        level, pyramid = self.trunk.spec.level_of(1), self.trunk.backbone.fpn
-        features = features_of(self.trunk.backbone.body, canvases)
-        above, side = self._above(features), lateral(pyramid, level, features[level])
-        return output(pyramid, level, side if above is None else add_top_down(side, above))
+    def map_of_top(self, canvases: Tensor, layout: Layout | None = None) -> Tensor:
+        """Every canvas on the level of full-size images, P5 unless ``finer``: (B, 3, S, S) -> (B, C, w, w).
+
+        Args:
+            layout: of the canvases; None: they are full-size images, or stand for such.
+        """
+        level = self.trunk.spec.level_of(1)
+        features = features_of(self.trunk.backbone.body, canvases) if layout is None else self.features(canvases, layout)
+        return self.trunk.backbone.fpn.levels(features, {level: slice(None)})[level]
 
     def encode_top(self, canvases: Tensor) -> Tensor:
         """Embeddings of every canvas, taken whole: (B, 3, S, S) -> (B, E)."""
@@ -178,10 +168,11 @@ class Encoder(nn.Module):
         Returns:
             scale -> (B * scale^2, E): every canvas cut as if it were of that scale.
         """
-        levels = self.trunk.backbone(canvases)
+        everywhere = dict.fromkeys(range(len(LEVELS)), slice(None))
+        levels = self.trunk.backbone.fpn.levels(self.features(canvases, layout), everywhere)
         # From P2 to P5, as above.
         return {
-            scale: self.read({scale: levels[LEVELS[self.trunk.spec.level_of(scale)]]}).embeddings[scale]
+            scale: self.read({scale: levels[self.trunk.spec.level_of(scale)]}).embeddings[scale]
             for scale in reversed(layout.scales)
         }
 

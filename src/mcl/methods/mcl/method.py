@@ -34,6 +34,7 @@ from mcl.methods.mcl.variants import variants_of
 from mcl.methods.objectness import ObjectSearch
 from mcl.methods.proposals import BYTES, MOST, Proposals, require_selective_search
 from mcl.nn.pyramid import LEVELS
+from mcl.nn.vit import PlainVit
 from mcl.randomness import STREAM_VIEWS, generator_for
 
 
@@ -218,6 +219,10 @@ class Mcl(MclCanvases):
             lines = [f"images a view, each tile one: {', '.join(tiles)}"]
         if uneven := uneven_tiles(montages):
             lines.append(f"{images} images do not fill whole montages, so they are tiles unequally often ({uneven})")
+        body, size = self.trunk.backbone.body, self.trunk.spec.image_size
+        if isinstance(body, PlainVit) and (cut := [s for s in self.scales if size // s % body.stride]):
+            scales = ", ".join(map(str, cut))
+            lines.append(f"patches of {body.stride} px do not divide the tiles of scale {scales}: some show parts of several")
         if untrained := [level for level in LEVELS if level not in self.trained_parts]:
             lines.append(f"nothing is read from the pyramid's {', '.join(untrained)}: not trained")
         return lines

@@ -27,6 +27,7 @@ from mcl.nn.heads import build_predictor
 from mcl.nn.momentum import make_target, momentum_at, move_target
 from mcl.nn.pyramid import LEVELS
 from mcl.nn.trunk import Trunk
+from mcl.nn.vit import PlainVit
 
 
 class MclNetworks(Method):
@@ -46,7 +47,9 @@ class MclNetworks(Method):
             )
         if settings.layout == "batch":
             require_small_images(trunk, self.scales)
-        encoder = Encoder(trunk, model.hidden, model.embedding, last_norm=settings.loss != "vicreg", dense=settings.dense_weight > 0)
+        if settings.attention == "tile":
+            require_whole_patches(trunk, self.scales)
+        encoder = Encoder(trunk, model.hidden, model.embedding, last_norm=settings.loss != "vicreg", dense=settings.dense_weight > 0, apart=settings.attention == "tile")
         self.online = nn.ModuleDict({"encoder": encoder})
         if settings.has_target:
             self.target = make_target(encoder)
@@ -112,9 +115,10 @@ class MclNetworks(Method):
         """What the target network makes of one view, as far as the assignment asks; embeddings L2-normalised."""
         settings, wanted = self.settings, self.target_scales
         if wanted == (1,) and settings.layout != "batch" and settings.encode == "matched":
-            full_size, seen = self.layout(own.shuffles[view]).slice_of(1), own.canvases[view]
-            shown = seen[full_size] if settings.target_canvases == "full" else seen
-            read = self.target.read({1: self.target.map_of_top(shown)})
+            layout, seen = self.layout(own.shuffles[view]), own.canvases[view]
+            full_size, only = layout.slice_of(1), settings.target_canvases == "full"
+            maps = self.target.map_of_top(seen[full_size]) if only else self.target.map_of_top(seen, layout)
+            read = self.target.read({1: maps})
             read = Read({}, {1: read.cells[1][full_size]}, {1: read.embeddings[1][full_size]})
         else:
             read = self._read(self.target, own, view, wanted)
@@ -129,7 +133,7 @@ class MclNetworks(Method):
         if self.settings.encode == "exhaustive":
             everything = encoder.encode_exhaustive(seen, layout)
             return Read({}, {}, {s: own_windows(e, layout, s) for s, e in everything.items() if s in scales})
-        features = encoder.features(seen)
+        features = encoder.features(seen, layout)
         read = encoder.read(encoder.matched(features, layout, scales), own.boxes.get(view))
         return replace(read, whole=encoder.whole_maps(features, layout, regions.images)) if regions else read
 
@@ -213,12 +217,31 @@ def own_windows(embeddings: Tensor, layout: Layout, scale: int) -> Tensor:
     return embeddings[own.start * scale**2 : own.stop * scale**2]
 
 
+def require_whole_patches(trunk: Trunk, scales: Sequence[int]) -> None:
+    """Raise ``UserError`` unless attention can be kept inside tiles: a plain transformer, no patch with parts of two tiles."""
+    size, body = trunk.spec.image_size, trunk.backbone.body
+    if not isinstance(body, PlainVit):
+        raise UserError(
+            f"--method.attention tile: {trunk.spec.backbone} is no plain transformer, its cells see their neighbours by "
+            "other means; --method.layout batch keeps tiles apart in every network"
+        )
+    if size // max(scales) % body.stride:
+        raise UserError(
+            f"--method.attention tile: tiles of {size // max(scales)} px do not hold whole patches of {body.stride} px; use a "
+            f"multiple of {max(scales) * body.stride} as --image_size, a smaller --model.patch_size, or fewer --method.scales"
+        )
+
+
 @torch.no_grad()
 def require_small_images(trunk: Trunk, scales: Sequence[int]) -> None:
     """Raise ``UserError`` unless a backbone takes tiles as images of their own, and gives a window of cells for each."""
     size, body = trunk.spec.image_size, trunk.backbone.body.eval()
     try:
         for scale in scales:
+            if isinstance(body, PlainVit):
+                if size // scale % body.stride:
+                    raise ValueError(f"patches are {body.stride} px")
+                continue
             pixels = next(body.parameters()).new_zeros(1, 3, size // scale, size // scale)
             side = features_of(body, pixels)[trunk.spec.level_of(scale)].shape[-1]
             if side != trunk.spec.window:

@@ -66,6 +66,10 @@ class MclSettings(MethodSettings):
         description="montage: tiles side by side on canvases; batch: each tile an image of its own, as in multi-crop; "
         "scattered: tiles of irregular sizes and places, laid on other images with soft edges.",
     )
+    attention: Literal["canvas", "tile"] = Field(
+        "canvas",
+        description="Of a plain transformer on montages: canvas: cells attend to all tiles; tile: to their own tile alone.",
+    )
     localise: bool = Field(
         False, description="Also learn where scattered tiles lie: proposals, and boxes from boxes that are slightly off."
     )
@@ -138,6 +142,10 @@ class MclSettings(MethodSettings):
             (
                 self.regions_weight > 0 and self.labels,
                 "regions_weight: not with labels; use labels=false or regions_weight=0",
+            ),
+            (
+                self.attention == "tile" and self.layout != "montage",
+                f"attention=tile: layout={self.layout} has no tiles of a grid on a canvas; use layout=montage",
             ),
             (batch and exhaustive, "layout=batch has no canvases to encode exhaustively; use encode=matched"),
             (
