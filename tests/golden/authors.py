@@ -16,9 +16,9 @@ from torch import Tensor
 
 from mcl.config.pretrain import ModelSettings
 from mcl.methods.mcl.method import Mcl
-from mcl.methods.mcl.montage import Shuffle, assemble, shuffle_from
 from mcl.methods.mcl.settings import MclSettings
 from mcl.methods.mcl.tiles import VIEWS
+from mcl.methods.montage import Shuffle, assemble, shuffle_from
 from mcl.nn.trunk import IMAGENET_MEAN, IMAGENET_STD, Trunk, TrunkSpec
 
 LETTERS = dict(zip(VIEWS, "qk", strict=True))

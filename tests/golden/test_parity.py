@@ -12,7 +12,7 @@ import torch
 from golden.authors import LETTERS, Case, golden_files
 from levels import levels_of
 from mcl.engine.optim import Lars, apply_gradients
-from mcl.methods.mcl.loss import total_loss
+from mcl.methods.level_loss import total_loss
 from mcl.methods.mcl.micro_batches import MicroBatch
 from mcl.nn.momentum import momentum_at
 

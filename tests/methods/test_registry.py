@@ -38,13 +38,17 @@ ALLOWED = (
     "mcl.config.", "mcl.data.computed", "mcl.data.loading.views", "mcl.data.sources.pictures", "mcl.engine.processes.distributed", "mcl.errors",
     "mcl.nn.", "mcl.randomness",
 )  # fmt: skip
-SMALL = {"hidden": 16, "embedding": 8, "queue": 24, "bottleneck": 8}  # where a method has them
+SMALL = {  # where a method has them
+    "hidden": 16, "embedding": 8, "queue": 24, "bottleneck": 8, "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2,
+}  # fmt: skip
+#: what else a method needs: a network that it can be trained on, or less than the paper's
+OTHER = {"mae": {"model.backbone": "test_vit", "model.patch_size": 8}, "dino": {"method.prototypes": 32}}
 
 
 def given(name: str, parts: str | None, **more) -> dict:
     fields = settings_of(name).model_fields
     small = {f"method.{key}": value for key, value in SMALL.items() if key in fields and name != "mcl"}
-    return {**tiny(), **small, "method.name": name, **({"method.parts": parts} if parts else {}), **more}
+    return {**tiny(), **OTHER.get(name, {}), **small, "method.name": name, **({"method.parts": parts} if parts else {}), **more}
 
 
 def settings(name: str, parts: str | None, **more) -> PretrainSettings:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mcl.errors import UserError
-from mcl.methods.mcl.encoder import Encoder, Layout, cut_windows
+from mcl.methods.level_encoder import Encoder, Layout, cut_windows
 from mcl.nn.backbone import build_backbone, features_of
 from mcl.nn.parts import PIECES
 from mcl.nn.trunk import Trunk, TrunkSpec, load_trunk, read_trunk, save_trunk

@@ -13,7 +13,7 @@ from mcl.config.base import from_values
 from mcl.config.pretrain import PretrainSettings
 from mcl.errors import UserError
 from mcl.methods.build import build_method
-from mcl.methods.mcl.encoder import Encoder, Layout
+from mcl.methods.level_encoder import Encoder, Layout
 from mcl.nn.backbone import build_backbone, features_of
 from mcl.nn.parts import LEVELS
 from mcl.nn.pyramid import SimplePyramid

@@ -32,6 +32,9 @@ METHODS: dict[str, Entry] = {
     "swav": Entry("mcl.methods.swav", "SwavSettings", "Swav"),
     "soco": Entry("mcl.methods.soco", "SocoSettings", "Soco"),
     "detconb": Entry("mcl.methods.detconb", "DetConBSettings", "DetConB"),
+    "mocov3": Entry("mcl.methods.mocov3", "MoCoV3Settings", "MoCoV3"),
+    "dino": Entry("mcl.methods.dino", "DinoSettings", "Dino"),
+    "mae": Entry("mcl.methods.mae", "MaeSettings", "Mae"),
 }
 
 

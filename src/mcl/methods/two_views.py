@@ -31,7 +31,7 @@ class TwoViews(OnlineAndTarget):
 
     @classmethod
     def wanted(cls, settings: MethodSettings, views: ViewSettings, image_size: int) -> Wanted:
-        return Wanted(tuple(ViewSpec((view, 1), image_size, style) for style, view in enumerate(VIEWS)))
+        return full_size_views(image_size)
 
     def losses(
         self, batch: Mapping[str, Any], step: int, micro_batches: int = 1
@@ -40,6 +40,11 @@ class TwoViews(OnlineAndTarget):
             images = {view: self.images(piece["views"][view, 1]) for view in VIEWS}
             for loss, numbers in self.pair_losses(images):
                 yield loss / micro_batches, numbers
+
+
+def full_size_views(image_size: int) -> Wanted:
+    """Two views of the full size, the first with the first probability of blur and solarize."""
+    return Wanted(tuple(ViewSpec((view, 1), image_size, style) for style, view in enumerate(VIEWS)))
 
 
 class QueuedTwoViews(TwoViews):

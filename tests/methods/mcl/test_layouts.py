@@ -13,11 +13,11 @@ from mcl.config.bench import BenchStepSettings
 from mcl.config.pretrain import ModelSettings
 from mcl.errors import UserError
 from mcl.methods.flops import count_flops
-from mcl.methods.mcl.encoder import cut_windows
+from mcl.methods.level_encoder import cut_windows
 from mcl.methods.mcl.method import Mcl
-from mcl.methods.mcl.montage import assemble, stack
 from mcl.methods.mcl.settings import MclSettings
 from mcl.methods.mcl.tiles import tiles_of
+from mcl.methods.montage import assemble, stack
 from mcl.methods.step import TrainingStep
 from mcl.nn.trunk import Trunk, TrunkSpec
 

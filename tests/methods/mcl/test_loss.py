@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcl.methods.health import embedding_rank, embedding_spread
+from mcl.methods.level_loss import contrast, level_weights
 from mcl.methods.mcl.assignment import ASSIGNMENTS, target_scales
-from mcl.methods.mcl.loss import contrast, level_weights
 
 
 @settings(max_examples=30, deadline=None)

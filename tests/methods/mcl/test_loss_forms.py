@@ -21,7 +21,7 @@ from mcl.methods.base import Method
 from mcl.methods.build import wanted_of
 from mcl.methods.class_folders import class_field, class_number
 from mcl.methods.flops import count_flops, step_flops
-from mcl.methods.mcl.loss import contrast, regress
+from mcl.methods.level_loss import contrast, regress
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.micro_batches import relabelled
 from mcl.methods.mcl.settings import MclSettings

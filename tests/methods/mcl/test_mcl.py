@@ -8,12 +8,12 @@ import torch
 from levels import levels_of, random_batch
 from mcl.config.pretrain import ModelSettings
 from mcl.errors import UserError
-from mcl.methods.mcl.loss import total_loss
+from mcl.methods.level_loss import total_loss
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.micro_batches import MicroBatch
-from mcl.methods.mcl.montage import assemble
 from mcl.methods.mcl.settings import MclSettings
 from mcl.methods.mcl.tiles import tiles_of
+from mcl.methods.montage import assemble
 from mcl.nn.parts import prefixes_of
 from mcl.nn.trunk import Trunk, TrunkSpec
 

@@ -13,10 +13,10 @@ from mcl.engine.processes.distributed import all_reduce_mean, rank
 from mcl.engine.processes.gradients import GradientAverage
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.micro_batches import MicroBatch
-from mcl.methods.mcl.montage import Shuffle
 from mcl.methods.mcl.scattered import tile_side
 from mcl.methods.mcl.settings import MclSettings
 from mcl.methods.mcl.tiles import VIEWS
+from mcl.methods.montage import Shuffle
 from mcl.nn.sync_norm import synchronise_norms
 from mcl.nn.trunk import Trunk, TrunkSpec
 from ranks import on_ranks

@@ -10,9 +10,9 @@ from mcl.config.pretrain import ModelSettings
 from mcl.methods.base import mean_numbers, split_batch
 from mcl.methods.mcl.method import Mcl
 from mcl.methods.mcl.micro_batches import MicroBatch
-from mcl.methods.mcl.montage import Shuffle
 from mcl.methods.mcl.scattered import tile_side
 from mcl.methods.mcl.settings import MclSettings
+from mcl.methods.montage import Shuffle
 from mcl.nn.trunk import Trunk, TrunkSpec
 
 SCALES, IMAGES, PARTS = [1, 2, 4], 32, 2

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcl.methods.mcl.montage import assemble, count_montages, draw_permutation, shuffle_from
+from mcl.methods.montage import assemble, count_montages, draw_permutation, shuffle_from
 
 SCALES = (1, 2, 4, 8)
 

@@ -12,12 +12,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from mcl.config.pretrain import ModelSettings, ViewSettings
-from mcl.methods.mcl.encoder import align_windows, cut_windows
+from mcl.methods.level_encoder import align_windows, cut_windows
 from mcl.methods.mcl.localise import RATIOS, Localiser, anchors_of, by_anchor, jitter, recall
 from mcl.methods.mcl.method import Mcl
-from mcl.methods.mcl.montage import shuffle_from
 from mcl.methods.mcl.scattered import Places, draw_places, guillotine, scatter, tile_side
 from mcl.methods.mcl.settings import MclSettings
+from mcl.methods.montage import shuffle_from
 from mcl.methods.step import update
 from mcl.nn.trunk import Trunk, TrunkSpec
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from mcl.methods.mcl.localise import jitter
 from mcl.methods.mcl.micro_batches import MicroBatch
-from mcl.methods.mcl.montage import Shuffle, assemble, count_montages, draw_permutation, shuffle_from, stack
 from mcl.methods.mcl.networks import MclNetworks
 from mcl.methods.mcl.regions import Regions, boxes_anywhere, regions_in_view
 from mcl.methods.mcl.scattered import Places, draw_places, scatter
 from mcl.methods.mcl.tiles import VIEWS, tiles_of
+from mcl.methods.montage import Shuffle, assemble, count_montages, draw_permutation, shuffle_from, stack
 from mcl.randomness import STREAM_MONTAGE, generator_for
 
 PLACES, JITTER, REGIONS = 1, 2, 3  # last word of a seed: keeps what is drawn for a view and scale apart

@@ -16,8 +16,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
+from mcl.methods.level_encoder import align_windows
 from mcl.methods.losses import at_least_fp32
-from mcl.methods.mcl.encoder import align_windows
 from mcl.nn.trunk import Trunk
 
 RATIOS = (0.5, 1.0, 2.0)  # of anchors, as detectors have them

@@ -17,12 +17,11 @@ from mcl.engine.processes.distributed import all_gather_rows, rank
 from mcl.errors import UserError
 from mcl.methods.base import mean_numbers, split_batch
 from mcl.methods.class_folders import class_field
+from mcl.methods.level_encoder import Read
+from mcl.methods.level_loss import total_loss
 from mcl.methods.mcl.canvases import MclCanvases
 from mcl.methods.mcl.dense import dense_loss
-from mcl.methods.mcl.encoder import Read
-from mcl.methods.mcl.loss import total_loss
 from mcl.methods.mcl.micro_batches import MicroBatch, Targets, everyones, relabelled
-from mcl.methods.mcl.montage import uneven_tiles
 from mcl.methods.mcl.numbers import level_numbers
 from mcl.methods.mcl.picture import captions, draw_canvases, montages, scattered, tiles_apart
 from mcl.methods.mcl.regions import boxes_anywhere
@@ -31,6 +30,7 @@ from mcl.methods.mcl.settings import MclSettings
 from mcl.methods.mcl.siamese import simsiam_losses, vicreg_losses
 from mcl.methods.mcl.tiles import VIEWS, other_view, tile_specs, tiles_of
 from mcl.methods.mcl.variants import variants_of
+from mcl.methods.montage import uneven_tiles
 from mcl.methods.objectness import ObjectSearch
 from mcl.methods.proposals import BYTES, MOST, Proposals, require_selective_search
 from mcl.nn.pyramid import LEVELS

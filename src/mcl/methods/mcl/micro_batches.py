@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mcl.engine.processes.distributed import all_gather_rows, process_count
 from mcl.methods.health import health_of
-from mcl.methods.mcl.montage import Shuffle
 from mcl.methods.mcl.regions import Regions
+from mcl.methods.montage import Shuffle
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from mcl.config.pretrain import ModelSettings
 from mcl.errors import UserError
 from mcl.methods.base import Method
+from mcl.methods.level_encoder import Encoder, Layout, Read
+from mcl.methods.level_loss import LevelLoss, contrast, level_weights, regress
 from mcl.methods.losses import unit
 from mcl.methods.mcl.assignment import gather_targets, target_scales
-from mcl.methods.mcl.encoder import Encoder, Layout, Read
 from mcl.methods.mcl.localise import Localiser
-from mcl.methods.mcl.loss import LevelLoss, contrast, level_weights, regress
 from mcl.methods.mcl.micro_batches import MicroBatch, Targets
-from mcl.methods.mcl.montage import Shuffle
 from mcl.methods.mcl.regions import RegionHead, Regions
 from mcl.methods.mcl.settings import MclSettings
 from mcl.methods.mcl.tiles import other_view
+from mcl.methods.montage import Shuffle
 from mcl.methods.queue import KeyQueue
 from mcl.nn.backbone import features_of
 from mcl.nn.heads import build_predictor

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mcl.methods.mcl.loss import LevelLoss
+from mcl.methods.level_loss import LevelLoss
 from mcl.methods.mcl.tiles import VIEWS
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mcl.methods.mcl.montage import Shuffle, assemble, stack
 from mcl.methods.mcl.scattered import Places, scatter
+from mcl.methods.montage import Shuffle, assemble, stack
 
 CANVASES = 4  # shown of each scale
 SIDE = 224  # pixels a canvas is shown at, at least

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import box_iou, sigmoid_focal_loss
 
+from mcl.methods.level_encoder import align_windows
 from mcl.methods.losses import at_least_fp32
-from mcl.methods.mcl.encoder import align_windows
 from mcl.methods.mcl.localise import (
     ANCHORS,
     BETA,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mcl.methods.mcl.montage import Shuffle
+from mcl.methods.montage import Shuffle
 from mcl.methods.pixels import normalise
 
 LARGEST = 1.4  # side of a tile over that of a montage's, at most

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mcl.engine.processes.distributed import process_count
+from mcl.methods.level_loss import LevelLoss, total_loss
 from mcl.methods.losses import unit
 from mcl.methods.mcl.assignment import gather_targets, target_scales
 from mcl.methods.mcl.canvases import MclCanvases
-from mcl.methods.mcl.loss import LevelLoss, total_loss
 from mcl.methods.mcl.micro_batches import MicroBatch, Targets, everyones, with_own
 from mcl.methods.mcl.numbers import level_numbers
 from mcl.methods.mcl.tiles import VIEWS, other_view

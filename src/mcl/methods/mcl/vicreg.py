@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from mcl.methods.level_loss import LevelLoss, agreement, over_positives
 from mcl.methods.losses import at_least_fp32, unit
-from mcl.methods.mcl.loss import LevelLoss, agreement, over_positives
 
 LEAST_DEVIATION, EPSILON = 1.0, 1e-4  # gamma and epsilon of equations 1 and 2
 

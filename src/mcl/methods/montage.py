@@ -102,7 +102,7 @@ def assemble(
     start = 0
     for scale, labels in sorted(shuffle.labels.items()):
         stop = start + len(labels) // scale**2
-        _lay(tiles[scale], labels, scale, canvases[start:stop])
+        _lay_into(tiles[scale], labels, scale, canvases[start:stop])
         start = stop
     return normalise(canvases, mean, std, dtype)
 
@@ -128,7 +128,21 @@ def stack(
     return {s: normalise(pixels.contiguous(memory_format=memory), mean, std, dtype) for s, pixels in chosen.items()}
 
 
-def _lay(tiles: Tensor, labels: Tensor, scale: int, canvases: Tensor) -> None:
+def lay(tiles: Tensor, labels: Tensor, scale: int) -> Tensor:
+    """Tiles (N, 3, t, t) uint8, chosen by (b * s^2,) labels, on canvases of one scale: (b, 3, s * t, s * t), on their device."""
+    side = scale * tiles.shape[-1]
+    canvases = tiles.new_empty((len(labels) // scale**2, tiles.shape[1], side, side))
+    _lay_into(tiles, labels, scale, canvases)
+    return canvases
+
+
+def first_places(labels: Tensor, images: int) -> Tensor:
+    """(images,) the first tile that shows each image; labels (tiles,) name every one of them."""
+    places = torch.arange(len(labels), device=labels.device)
+    return places.new_full((images,), len(labels)).scatter_reduce(0, labels, places, "amin")
+
+
+def _lay_into(tiles: Tensor, labels: Tensor, scale: int, canvases: Tensor) -> None:
     """Copy tiles (N, 3, t, t), chosen by (b * s^2,) labels, to their places in (b, 3, s * t, s * t)."""
     if scale == 1:
         canvases.copy_(tiles)
