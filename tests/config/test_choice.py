@@ -58,7 +58,7 @@ def test_bench_settings_go_to_another_process_and_back():
     ("words", "told"),
     [
         (["--method.name", "byo"], r"--method.name: no method 'byo' \(did you mean 'byol'\?\); there are: mcl, "),
-        (["--method.name", "byol", "--method.scales", "1,2"], r"'--method.scales'; it is a setting of mcl, not of byol"),
+        (["--method.name", "byol", "--method.scales", "1,2"], r"'--method.scales'; it is a setting of mcl, mae, not of byol"),
         (["--method.name", "byol", "--method.momentun", "1"], r"did you mean 'method.momentum'\?"),
         (["--method.name", "byol", "--method.hidden", "1"], "--method.hidden: must be greater than or equal to 8"),
     ],
