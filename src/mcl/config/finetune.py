@@ -106,6 +106,9 @@ class FinetuneOptim(OptimSettings):
     backbone_lr: float = Field(1.0, gt=0, le=100, description="The backbone's rate, times lr.")
     pyramid_lr: float = Field(1.0, gt=0, le=100, description="The pyramid's rate, times lr.")
     heads_lr: float = Field(1.0, gt=0, le=100, description="The rate of all other parts, times lr.")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Of a plain transformer: each block's rate is this times the next one's (ViTDet: 0.7)."
+    )
 
 
 class FinetuneSchedule(ScheduleSettings):

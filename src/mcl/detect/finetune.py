@@ -18,7 +18,9 @@ from mcl.detect.forward import losses_and_boxes_of, losses_of, to_canvas
 from mcl.detect.frozen import FeatureStore
 from mcl.engine.optim import Schedule, apply_gradients, build_optimizer, load_optimizer, set_lr
 from mcl.engine.processes.gradients import GradientAverage
+from mcl.errors import UserError
 from mcl.nn.parts import BODY, FPN
+from mcl.nn.vit import PlainVit
 
 Batch = tuple[list[Any], list[dict[str, Any]]]
 
@@ -52,7 +54,7 @@ class DetectorTraining:
         self.detector, self.schedule, self.device = detector, schedule, device
         self.frozen, self.store, self.precision, self.feedback = frozen or [], store, precision, feedback
         self.clip_norm = optim.clip_norm
-        self.optimizer = build_optimizer(detector, optim, batch, rates_of_parts(optim))
+        self.optimizer = build_optimizer(detector, optim, batch, rates_of_parts(optim, detector.backbone.body))
         self.average_weights = AveragedWeights(detector, ema) if ema else None
         self.average = GradientAverage(detector.parameters())
 
@@ -152,12 +154,21 @@ class DetectorTraining:
         return len(norms)
 
 
-def rates_of_parts(optim: FinetuneOptim) -> Callable[[str], float]:
-    """Name of a parameter -> its part's learning rate as a multiple of the run's."""
+def rates_of_parts(optim: FinetuneOptim, body: nn.Module | None = None) -> Callable[[str], float]:
+    """Name of a parameter -> its part's learning rate as a multiple of the run's.
+
+    Args:
+        body: the backbone, for ``optim.layer_decay``.
+
+    Raises:
+        UserError: a decay from layer to layer for a backbone that is no plain transformer.
+    """
+    if optim.layer_decay < 1 and not isinstance(body, PlainVit):
+        raise UserError("--optim.layer_decay: the backbone is no plain transformer; --optim.backbone_lr lowers all of it")
 
     def rate_of(name: str) -> float:
         if name.startswith(BODY):
-            return optim.backbone_lr
+            return optim.backbone_lr * (body.layer_rate(name.removeprefix(BODY), optim.layer_decay) if optim.layer_decay < 1 else 1.0)
         return optim.pyramid_lr if name.startswith(FPN) else optim.heads_lr
 
     return rate_of

@@ -78,6 +78,15 @@ _ENTRIES = (
         ending=".pkl",
     ),
     Format(
+        "detectron2-vitdet",
+        ".pkl under ViTDet's names, and a lazy config (.py)",
+        "`tools/lazyconfig_train_net.py --config-file PATH.py`; its ViT has no class token, so ours is left out",
+        "its graph, built from the file's tensors: the last map, P2..P5, box-head convolutions",
+        backbones="plain transformers with patches of 16 px",
+        trunk="mcl.interop.detectron2.vitdet_format",
+        ending=".pkl",
+    ),
+    Format(
         "mmdetection",
         ".pth, and a config (.py) that inherits Mask R-CNN R50-FPN 1x",
         "`python tools/train.py PATH.py`; its box head has 4 convolutions",

@@ -143,6 +143,12 @@ class PlainVit(nn.Module):
             cells = cells.unflatten(0, (batch, tiles, tiles)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
         return Seen(cells.permute(0, 3, 1, 2), tokens)
 
+    def layer_rate(self, name: str, decay: float) -> float:
+        """A parameter's learning rate as a multiple of what follows the network (ViTDet, BEiT): block i of n has
+        decay^(n - i), what lies before the blocks decay^(n + 1)."""
+        head, _, rest = name.partition(".")
+        return decay ** (len(self.blocks) - int(rest.partition(".")[0]) if head == "blocks" else len(self.blocks) + 1)
+
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, H / patch, W / patch, D): projected patches with their positions."""
         cells = self.patch_embed.proj(images).permute(0, 2, 3, 1)

@@ -16,6 +16,7 @@ from mcl.interop.detectron2.reading import PixelInput, adapt_input, read_detectr
 from mcl.interop.mmdetection.names import from_mmdetection
 from mcl.interop.reading.files import read_content, require_no_larger
 from mcl.interop.reading.prefixes import find_resnet, unpack
+from mcl.interop.reading.transformers import find_vit
 from mcl.interop.timm.reading import read_folder
 from mcl.interop.torchvision.names import from_torchvision
 from mcl.nn.parts import BODY, PIECES, prefixes_of
@@ -92,6 +93,10 @@ def _recognise(
     resnet = find_resnet(state, container)
     if resnet is not None:
         kind, body, notes = resnet
+        return _checked(kind, _under_body(body), notes, path)
+    vit = find_vit(plain, container)
+    if vit is not None:
+        kind, body, notes = vit
         return _checked(kind, _under_body(body), notes, path)
     other = from_torchvision(plain)
     if other is not None:

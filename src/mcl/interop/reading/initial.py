@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from mcl.errors import UserError
 from mcl.interop.reading.files import is_safetensors
 from mcl.interop.reading.foreign import architecture_of, read_foreign
+from mcl.interop.reading.transformers import vit_name
 from mcl.interop.timm.names import to_features
 from mcl.interop.torchvision.resnet_shape import ResnetShape
 from mcl.nn.backbone import build_backbone
@@ -30,6 +31,7 @@ from mcl.nn.parts import (
 )
 from mcl.nn.stored import DETECTOR_FILE, TRUNK_FILE, safetensors_metadata, what_is_there
 from mcl.nn.trunk import Trunk, TrunkSpec, read_trunk
+from mcl.nn.vit import fitted_positions, patch_of
 
 REMEDY = "leave --init_parts away to take what was trained, or give --allow_partial to start the rest fresh"
 
@@ -73,7 +75,8 @@ def apply_initial_weights(
             *notes,
             f"{len(tail)} tensors of the classifier or behind C5 are left out ({', '.join(tail[:2])}, ...)",
         ]
-    name = f"--init_from {source}"
+    state, told = _positions_fitted(state, wanted)
+    notes, name = [*notes, *told], f"--init_from {source}"
     _explain_architecture(name, state, wanted, trunk.spec.backbone, allow_partial)
     pieces, lacking = choose_pieces(parts, trained, f"{name} ({kind})", allow_partial, REMEDY)
     fits, report = match(wanted, state, prefixes_of(pieces))
@@ -109,13 +112,16 @@ def read_any_trunk(
         return spec, state, {key: value for key, value in metadata.items() if key not in ("kind", "notes")}
     size = image_size or 224
     kind, state, notes = read_foreign(source, size)
-    backbone = architecture_of(kind) or _resnet_name(source, kind, state)
+    backbone = architecture_of(kind) or vit_name(_body(state)) or _resnet_name(source, kind, state)
     output = state.get(f"{FPN}layer_blocks.3.0.weight")
     convs = {name.split(".")[2] for name in state if name.startswith(HEAD)}
     spec = TrunkSpec(backbone, output.shape[0] if output is not None and output.dim() else 256, len(convs) or 4, size)
+    spec = _with_patches(spec, state)
     checked_spec(asdict(spec), state, str(source))
-    body = {BODY + name: tensor for name, tensor in build_backbone(backbone, size).state_dict().items()}
+    body = {BODY + name: tensor for name, tensor in build_backbone(backbone, size, form=spec.form).state_dict().items()}
     state, _ = _aligned(state, body)
+    state, told = _positions_fitted(state, body)
+    notes = [*notes, *told]
     pieces = pieces_in(state)
     return spec, state, {"kind": kind, "notes": notes, "parts": least_parts(pieces), "trained": list(pieces)}
 
@@ -152,6 +158,29 @@ def _aligned(
     renamed, tail = to_features(body, names)
     rest = {name: tensor for name, tensor in state.items() if not name.startswith(BODY)}
     return {**{BODY + name: tensor for name, tensor in renamed.items()}, **rest}, tail
+
+
+def _with_patches(spec: TrunkSpec, state: Mapping[str, Tensor]) -> TrunkSpec:
+    """A plain transformer's spec with the patches that its tensors have, where these are not the name's."""
+    patches = state.get(f"{BODY}patch_embed.proj.weight")
+    if patches is None or patches.dim() != 4 or not spec.plain or patches.shape[-1] == patch_of(spec.backbone):
+        return spec
+    return replace(spec, patch_size=patches.shape[-1])
+
+
+def _positions_fitted(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """A transformer's position embeddings interpolated to the grid that is wanted; and a note of it."""
+    name = f"{BODY}pos_embed"
+    if name not in state or name not in wanted or state[name].shape == wanted[name].shape:
+        return dict(state), []
+    fitted = fitted_positions(state[name], wanted[name])
+    if fitted is None:
+        return dict(state), []  # of another width: the report tells
+    sides = [round((tensor.shape[1] - 1) ** 0.5) for tensor in (state[name], wanted[name])]
+    note = f"position embeddings are interpolated from {sides[0]} x {sides[0]} cells to {sides[1]} x {sides[1]}"
+    return {**state, name: fitted}, [note]
 
 
 def _resnet_name(source: Path | str, kind: str, state: Mapping[str, Tensor]) -> str:
