@@ -17,7 +17,7 @@ HOW = {
     "zsh": "mcl completion zsh > ~/.mcl-completion, and source it in ~/.zshrc",
     "fish": "mcl completion fish > ~/.config/fish/completions/mcl.fish",
 }
-BASH = """# completion of mcl for {shell}; written by: mcl completion {shell}
+BASH = """# completion of mcl for {name}; written by: mcl completion {name}
 {before}_mcl() {{
   local cur="${{COMP_WORDS[COMP_CWORD]}}" prev="${{COMP_WORDS[COMP_CWORD-1]}}" command="${{COMP_WORDS[1]}}" words=""
   COMPREPLY=()
@@ -82,7 +82,7 @@ def bash_script(commands: Commands, shell: str) -> str:
         values += [f'    "{name} --{flag}") words="{" ".join(words)}";;' for flag, (words, _) in known.items() if words]
     lines = {"groups": groups, "values": values, "flags": flags}
     return BASH.format(
-        shell=shell, before=ZSH if shell == "zsh" else "", first=" ".join(second), **{key: "\n".join(text) for key, text in lines.items()}
+        name=shell, before=ZSH if shell == "zsh" else "", first=" ".join(second), **{key: "\n".join(text) for key, text in lines.items()}
     ).rstrip("\n")
 
 
