@@ -14,6 +14,7 @@ from pathlib import Path
 
 from figures import tables as figures_tables
 from runs import table as runs_table
+from transformers import table as transformers_table
 from yardstick import table as yardstick_table
 
 from mcl.bench.tables import markdown_of, read_tables
@@ -51,6 +52,11 @@ def runs(*files: str) -> str:
 def yardstick(folder: str) -> str:
     """What scratch and the positive control reach on each testbed."""
     return yardstick_table(HERE / folder) + "\n"
+
+
+def transformers(folder: str) -> str:
+    """Transformers and ResNet-18 by several methods: loss, health, AP on a frozen trunk, cost."""
+    return transformers_table(HERE / folder) + "\n"
 
 
 def figures(file: str, *groups: str) -> str:

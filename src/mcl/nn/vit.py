@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import timm
 import torch
@@ -40,8 +41,7 @@ class VitForm:
     global_blocks: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """What a plain transformer makes of canvases.
 
     Attributes:
