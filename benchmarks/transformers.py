@@ -88,7 +88,7 @@ def tune(out: Path, trunk: Path, seed: int, data: Path, frozen: str, steps: int)
     """Box AP of a detector on a frozen trunk (or backbone)."""
     if not (out / "summary.json").exists():
         mcl.finetune(
-            trunk=trunk, train=data / "train.json", val=data / "test.json", images=data, out=out, seed=seed, freeze=frozen,
+            trunk=str(trunk), train=data / "train.json", val=data / "test.json", images=data, out=out, seed=seed, freeze=frozen,
             parts=WHOLE if frozen == "trunk" else "backbone", recipe="finetune-small", **{"schedule.steps": steps, "loop.threads": 1, "loop.tensorboard": False},
             **({"calibrate_bn": True} if frozen == "trunk" else {}), **continued(out),
         )  # fmt: skip
