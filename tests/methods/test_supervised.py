@@ -52,7 +52,7 @@ def test_labels_are_the_folders_and_stand_in_config_yaml(tmp_path):
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert line["chance"] == pytest.approx(1 / 3) and 0 <= line["accuracy/c5"] <= 1
     picture_folder(data / "dog", 2)
-    with pytest.raises(UserError, match="method.classes was"):
+    with pytest.raises(UserError, match="of class .dog., which --method.classes does not have"):
         mcl.pretrain(**{**values, "schedule.steps": 3}, out=tmp_path / "run", resume=True, allow_changed=False)
 
 

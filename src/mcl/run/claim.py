@@ -39,7 +39,7 @@ def claim_folder(settings: BaseModel, command: str) -> RunFolder:
             ``open_run_folder`` refuses. Nothing has been touched then.
     """
     resume = getattr(settings, "resume", False)
-    if is_main() and not resume and settings.out.is_dir() and any(settings.out.iterdir()):
+    if is_main() and not resume and _exists(settings.out) and settings.out.is_dir() and any(settings.out.iterdir()):
         require_inputs_kept(settings)
         _require_own_run(settings, command)
     return open_run_folder(settings.out, resume, settings.overwrite)
