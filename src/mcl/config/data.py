@@ -1,4 +1,4 @@
-"""Settings of ``mcl data demo``, ``mcl data trees`` and ``mcl data compose``."""
+"""Settings of ``mcl data demo``, ``trees``, ``compose`` and ``convert``."""
 
 from __future__ import annotations
 
@@ -214,3 +214,18 @@ class DataTreesSettings(DataSettings):
         lt=1,
         description="Share of the training photos' width, on the right, kept for val.json, to tune on; 0: none.",
     )
+
+
+class DataConvertSettings(Command):
+    """Write labels of any format as a COCO JSON, which every command reads; the images stay where they are."""
+
+    labels: str = Field(
+        description="A COCO or LVIS JSON, a VOC folder or image set, a Cityscapes folder, a YOLO data.yaml: "
+        "[FORMAT:]PATH[#SPLIT], several with commas, such as voc:VOC2007#trainval,VOC2012#trainval."
+    )
+    images: Path | None = Field(
+        None, description="Folder that file names start from; none: as the format has it (COCO, LVIS: the JSON's)."
+    )
+    out: Path = Field(description="COCO JSON to write.")
+    overwrite: bool = Field(False, description="Replace a file that is there.")
+    max_missing: float = Field(0.0, ge=0, le=1, description="Share of images that may be missing; they are left out.")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mcl.data.labels.contract import CATEGORY_LISTS, METRICS, Labels, Problems
 from mcl.data.labels.rle import read_counts
 from mcl.data.sources.pictures import leads_out
 from mcl.errors import UserError
@@ -29,6 +30,7 @@ class SceneObject:
     crowd: bool
     area: float
     segmentation: Any = None  # COCO polygons or RLE, None if there is none
+    difficult: bool = False  # VOC's: neither asked for nor wrong when measuring
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,23 @@ class Scene:
     width: int
     height: int
     objects: tuple[SceneObject, ...]
+    #: what only some formats have (mcl.data.labels.contract)
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class CocoScenes:
-    """A checked annotation file. ``categories`` maps ids to names in the order of the ids."""
+    """Checked labels of any format. ``categories`` maps ids to names in the order of the ids.
+
+    ``measured_as`` names the official metric; ``frequency``: LVIS's r, c or f of every category, else empty.
+    """
 
     path: Path
     categories: dict[int, str]
     scenes: list[Scene]
     notes: list[str] = field(default_factory=list)
+    measured_as: str = "coco"
+    frequency: dict[int, str] = field(default_factory=dict)
 
     def count_objects(self) -> tuple[int, int]:
         """Number of objects outside crowds, and how many of them carry a segmentation."""
@@ -70,43 +79,87 @@ def read_coco(path: Path, root: Path, max_missing: float = 0.0) -> CocoScenes:
     Raises:
         UserError: one line naming file, entry, key and value.
     """
-    content = _load(path)
+    return scenes_of(Labels(path, root, load_coco(path)), max_missing)
+
+
+def scenes_of(labels: Labels, max_missing: float = 0.0, problems: Problems | None = None) -> CocoScenes:
+    """Check labels of any format; ``read_coco`` tells what of them.
+
+    Args:
+        problems: what to do about an annotation that is wrong.
+    """
+    path, root, content = labels.path, labels.root, labels.content
     images, annotations, categories = (
         _list_of(content, key, path) for key in ("images", "annotations", "categories")
     )
     names = _categories(categories, path)
     known = _images(images, path)
     present, notes = _present(known, path, root, max_missing)
-    objects: dict[int, list[SceneObject]] = {image_id: [] for image_id in known}
-    dropped = 0
-    _unique(annotations, "annotations", path)
-    for annotation in annotations:
-        where = f"{path}: annotation {annotation['id']}"
-        image = known.get(_hashable(annotation.get("image_id"), f"{where}: image_id"))
-        if image is None:
-            raise UserError(f"{where}: image_id {annotation.get('image_id')!r} is not among the images")
-        if _hashable(annotation.get("category_id"), f"{where}: category_id") not in names:
-            raise UserError(
-                f"{where}: category_id {annotation.get('category_id')!r} is not among the categories"
-            )
-        thing = _object(annotation, image, where)
-        if thing is None:
-            dropped += 1
-        else:
-            objects[image["id"]].append(thing)
+    objects, dropped = _objects(annotations, known, names, path, problems or Problems())
     if dropped:
         notes.append(
             f"{path.name}: {dropped} of {len(annotations)} boxes have no area inside their image: left out"
         )
     scenes = [
-        Scene(i, root / known[i]["file_name"], known[i]["width"], known[i]["height"], tuple(objects[i]))
+        Scene(
+            i, root / known[i]["file_name"], known[i]["width"], known[i]["height"], tuple(objects[i]),
+            _extra(known[i], path),
+        )
         for i in present
-    ]
+    ]  # fmt: skip
     _require_boxes(scenes, path)
-    return CocoScenes(path, names, scenes, notes)
+    frequency = {entry["id"]: entry["frequency"] for entry in categories if "frequency" in entry}
+    metric = content.get("measured_as", METRICS[0])
+    if metric not in METRICS:
+        raise UserError(f"{path}: measured_as {metric!r} is none of {', '.join(METRICS)}")
+    return CocoScenes(path, names, scenes, [*labels.notes, *notes], metric, frequency)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _extra(image: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What only some formats say of an image."""
+    where, extra = f"{path}: image {image['id']}", {}
+    for key in CATEGORY_LISTS:
+        if key in image:
+            if not isinstance(image[key], list) or not all(map(_is_whole, image[key])):
+                raise UserError(f"{where}: {key} must be a list of category ids, got {image[key]!r}")
+            extra[key] = image[key]
+    if image.get("void"):
+        extra["void"] = _segmentation(image["void"], image["width"], image["height"], f"{where}: void")
+    return extra
+
+
+def _objects(
+    annotations: list[dict[str, Any]], known: dict[int, dict[str, Any]], names: dict[int, str], path: Path,
+    problems: Problems,
+) -> tuple[dict[int, list[SceneObject]], int]:  # fmt: skip
+    """image id -> its objects, and how many have no area."""
+    objects: dict[int, list[SceneObject]] = {image_id: [] for image_id in known}
+    dropped = 0
+    _unique(annotations, "annotations", path)
+    for annotation in annotations:
+        where = annotation.get("where") or f"{path}: annotation {annotation['id']}"
+        with problems.entry():
+            image = known.get(_hashable(annotation.get("image_id"), f"{where}: image_id"))
+            if image is None:
+                raise UserError(f"{where}: image_id {annotation.get('image_id')!r} is not among the images")
+            if _hashable(annotation.get("category_id"), f"{where}: category_id") not in names:
+                raise UserError(
+                    f"{where}: category_id {annotation.get('category_id')!r} is not among the categories"
+                )
+            thing = _object(annotation, image, where)
+            if thing is None:
+                dropped += 1
+            else:
+                objects[image["id"]].append(thing)
+    return objects, dropped
+
+
+def load_coco(path: Path) -> dict[str, Any]:
+    """A COCO file's content, unchecked but for being an object.
+
+    Raises:
+        UserError: it cannot be read, or is no JSON object.
+    """
     try:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -203,6 +256,7 @@ def _object(annotation: dict[str, Any], image: dict[str, Any], where: str) -> Sc
         # The area decides between small, medium and large; without one COCO's tools take the box.
         area=float(area) if _is_number(area) and area > 0 else float((x2 - x1) * (y2 - y1)),
         segmentation=_segmentation(annotation.get("segmentation"), width, height, where),
+        difficult=bool(annotation.get("difficult", 0)),
     )
 
 

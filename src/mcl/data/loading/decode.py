@@ -106,6 +106,28 @@ def read_reduced(
         raise UnreadableImage(reason or type(error).__name__) from None
 
 
+def picture_size(picture: Picture | str, upright: bool = True) -> tuple[int, int]:
+    """(width, height) of a picture as its header tells them; nothing is decoded.
+
+    Args:
+        upright: after the EXIF rotation.
+
+    Raises:
+        UnreadableImage: missing, empty, or no picture that can be read.
+    """
+    try:
+        with warnings.catch_warnings(), _opened(picture, MAX_PIXELS) as file:
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=FORMATS) as image:
+                turned = upright and image.getexif().get(ORIENTATION, 1) in SIDEWAYS
+                return image.size[::-1] if turned else image.size
+    except FileNotFoundError:
+        raise UnreadableImage("file is missing") from None
+    except Exception as error:  # as read_reduced: readers of headers raise anything
+        reason = printable(" ".join(str(error).split()))[:LONGEST_REASON]
+        raise UnreadableImage(reason or type(error).__name__) from None
+
+
 @contextmanager
 def _pixel_limit(max_pixels: int | None) -> Iterator[int]:
     """Set Pillow's limit for a while, in this process (a loader's worker, say); gives the pixels allowed."""
