@@ -14,7 +14,7 @@ from pathlib import Path
 
 from figures import tables as figures_tables
 from runs import table as runs_table
-from transformers import table as transformers_table
+from shown_to_work import table as transformers_table
 from yardstick import table as yardstick_table
 
 from mcl.bench.tables import markdown_of, read_tables

@@ -1,7 +1,7 @@
 """Transformers and ResNet-18 by several methods, small: does the loss fall, without collapse, and does a frozen trunk help?
 
-    python benchmarks/transformers.py run [--runs runs/transformers] [--only CASE ...]     # hours on one core; goes on where it was
-    python benchmarks/transformers.py table
+    python benchmarks/shown_to_work.py run [--runs runs/transformers] [--only CASE ...]     # hours on one core; goes on where it was
+    python benchmarks/shown_to_work.py table
 
 Each case is pre-trained once for each seed on the demo set's unlabeled images at 64 px; then a detector is trained on the
 frozen trunk (methods that train the backbone alone: on the frozen backbone), and on a random trunk of the same form, all
