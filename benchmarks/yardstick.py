@@ -5,8 +5,8 @@
 
 The positive control is the trunk of the same detector after a long training on thousands of labelled scenes of all
 training objects. A testbed can judge pre-training if the control beats scratch by at least 6 box AP, with scratch
-between 15 and 45 AP. A try is a pre-training on the testbed's unlabeled images; it is given as the share of the way
-from scratch to the control. Settings are in yardstick.yaml; a run that is done is not run again, one that was stopped
+between 15 and 45 AP. A try is a pre-training on the testbed's unlabeled images, given as the share of the way from
+scratch to the control; several fine-tunings, each of its own seed, may begin from one pre-training. Settings are in yardstick.yaml; a run that is done is not run again, one that was stopped
 goes on. Started several times at once, the processes share the runs.
 """
 
@@ -51,6 +51,7 @@ class Cell:
         settings: as for ``mcl finetune --config``.
         scenes: the first so many of the set's training scenes; ``None``: all.
         pretrain: of a try: as for ``mcl pretrain --config``, its recipe too.
+        pretrain_seed: of a try: seed of the pre-training that it begins from.
     """
 
     testbed: str
@@ -61,6 +62,7 @@ class Cell:
     settings: dict[str, Any]
     scenes: int | None = None
     pretrain: dict[str, Any] | None = None
+    pretrain_seed: int = 0
 
     @property
     def name(self) -> str:
@@ -90,8 +92,11 @@ def cells(plan: dict[str, Any]) -> Iterator[Cell]:
         yield from (tuning[0], teaching, *tuning[1:])
         for name, settings_of_try in its.get("tries", {}).items():
             pretrain = _merged(plan["pretrain"], settings_of_try)
-            for seed in pretrain.pop("seeds"):
-                yield replace(tuning[0], start=name, seed=seed, pretrain=pretrain)
+            pretrainings = pretrain.pop("pretrainings")
+            for seed in its["seeds"]:
+                yield replace(
+                    tuning[0], start=name, seed=seed, pretrain=pretrain, pretrain_seed=seed % pretrainings
+                )
 
 
 def run_all(todo: list[Cell], data: Path, runs: Path) -> None:
@@ -109,6 +114,8 @@ def run(cell: Cell, data: Path, runs: Path) -> bool:
     teacher = runs / f"{cell.testbed}-teacher-0"
     if cell.start == "control" and not (teacher / "summary.json").is_file():
         return False
+    if cell.seed != cell.pretrain_seed and cell.pretrain and not _is_pretrained(cell, runs):
+        return False  # the cell of the pre-training's own seed runs it
     with (runs / f"{cell.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,19 +132,28 @@ def run(cell: Cell, data: Path, runs: Path) -> bool:
 
 
 def _pretrain(cell: Cell, data: Path, runs: Path) -> Path:
-    """Run or go on with a try's pre-training, of its own seed; its run folder."""
-    folder = runs / f"{cell.name}-pretrain"
-    if not (folder / "summary.json").is_file():
-        config, settings = runs / f"{cell.name}-pretrain.yaml", dict(cell.pretrain)
+    """Run or go on with a try's pre-training; its run folder."""
+    folder = _pretrain_folder(cell, runs)
+    if not _is_pretrained(cell, runs):
+        config, settings = folder.with_suffix(".yaml"), dict(cell.pretrain)
         recipe = settings.pop("recipe")
         config.write_text(yaml.safe_dump(settings))
         command = [
             *(sys.executable, "-m", "mcl", "pretrain", "--config", str(config), "--recipe", recipe),
-            *("--data", str(data / cell.data / "unlabeled/objects"), "--seed", str(cell.seed), "--out", str(folder)),
+            *("--data", str(data / cell.data / "unlabeled/objects"), "--out", str(folder)),
+            *("--seed", str(cell.pretrain_seed)),
             *(["--resume"] if (folder / "config.yaml").is_file() else []),
         ]
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return folder
+
+
+def _pretrain_folder(cell: Cell, runs: Path) -> Path:
+    return runs / f"{cell.testbed}-{cell.start}-{cell.pretrain_seed}-pretrain"
+
+
+def _is_pretrained(cell: Cell, runs: Path) -> bool:
+    return (_pretrain_folder(cell, runs) / "summary.json").is_file()
 
 
 def _finetune(cell: Cell, trunk: str, data: Path, runs: Path) -> None:
@@ -161,10 +177,11 @@ def _collect(cell: Cell, folder: Path) -> None:
     content = {key: getattr(cell, key) for key in ("testbed", "start", "seed", "data", "test", "scenes")}
     content |= {"settings": kept, "summary": json.loads((folder / "summary.json").read_text())}
     if cell.pretrain:
-        summary = json.loads((folder.with_name(f"{cell.name}-pretrain") / "summary.json").read_text())
+        summary = json.loads((_pretrain_folder(cell, folder.parent) / "summary.json").read_text())
         settings = from_values(PretrainSettings, {"data": cell.data, "out": folder.name, **cell.pretrain})
         flops = sum(step_flops(settings).values()) * summary["cost"]["steps"]
-        content |= {"pretrain": {"settings": cell.pretrain, "flops": flops, "summary": summary}}
+        of_try = {"settings": cell.pretrain, "seed": cell.pretrain_seed, "flops": flops, "summary": summary}
+        content["pretrain"] = of_try
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{cell.name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
@@ -208,8 +225,8 @@ def table(folder: Path = RESULTS) -> str:
     if not results:
         raise FileNotFoundError(f"{folder}: no results")
     rows = [
-        "| testbed | start | seeds | box AP | of the way | mask AP | box AP, classes as one | pre-training, images | TFLOP | hours |",
-        "|---|---|---:|---|---|---|---|---:|---:|---:|",
+        "| testbed | start | seeds | box AP | of the way | mask AP | box AP, classes as one | pre-trainings | of images | TFLOP | hours |",
+        "|---|---|---:|---|---|---|---|---:|---:|---:|---:|",
     ]
     verdicts = []
     for testbed in dict.fromkeys(result["testbed"] for result in results):
@@ -241,12 +258,13 @@ def _row(testbed: str, start: str, results: list[dict[str, Any]], way: str) -> s
     summaries = [result["summary"] for result in results]
     box, *others = (spread([s[key] for s in summaries]) for key in ("box_AP", "mask_AP", "class_agnostic_AP"))
     cells = [testbed, STARTS.get(start, start), str(len(results)), box, way, *others]
-    if before := [result["pretrain"] for result in results if "pretrain" in result]:
-        costs = [one["summary"]["cost"] for one in before]
+    # Several fine-tunings may begin from one pre-training: by its seed it counts once.
+    if before := {result["pretrain"]["seed"]: result["pretrain"] for result in results if "pretrain" in result}:
+        one, costs = next(iter(before.values())), [each["summary"]["cost"] for each in before.values()]
         hours = statistics.mean(cost["seconds"] for cost in costs) / 3600
-        cells += [f"{costs[0]['images']:,}", f"{before[0]['flops'] / 1e12:.0f}", f"{hours:.1f}"]
+        cells += [str(len(before)), f"{costs[0]['images']:,}", f"{one['flops'] / 1e12:.0f}", f"{hours:.1f}"]
     else:
-        cells += ["", "", ""]
+        cells += [""] * 4
     return f"| {' | '.join(cells)} |"
 
 

@@ -61,7 +61,37 @@ def test_tries_differ_from_scratch_in_their_trunk_alone():
         settings = from_values(PretrainSettings, {"data": "x", "out": "x", **cell.pretrain})
         assert settings.schedule.steps and settings.loop.threads == 1
         scratch = next(c for c in cells if (c.testbed, c.start) == (cell.testbed, "scratch"))
-        assert replace(cell, start="scratch", seed=0, pretrain=None) == scratch
+        assert replace(cell, start="scratch", seed=0, pretrain=None, pretrain_seed=0) == scratch
+
+
+def test_fine_tunings_share_a_pretraining(tmp_path, monkeypatch):
+    """Two pre-trainings serve three seeds; a fine-tuning never starts another seed's pre-training, it waits for it."""
+    plan = yaml.safe_load(yardstick.PLAN.read_text())
+    plan["testbeds"] = {"bed": plan["testbeds"]["clipart"] | {"tries": {"a-try": {"pretrainings": 2}}}}
+    tries = [cell for cell in yardstick.cells(plan) if cell.start == "a-try"]
+    assert [(cell.seed, cell.pretrain_seed) for cell in tries] == [(0, 0), (1, 1), (2, 0)]
+    pretrained = []
+
+    def pretrain(command, **_):
+        out = Path(command[command.index("--out") + 1])
+        pretrained.append((out.name, command[command.index("--seed") + 1]))
+        out.mkdir()
+        (out / "summary.json").write_text('{"cost": {"steps": 3}}')
+
+    def finetune(cell, trunk, data, runs):
+        (tmp_path / cell.name).mkdir()
+        (tmp_path / cell.name / "summary.json").write_text("{}")
+        (tmp_path / cell.name / "config.yaml").write_text(f"{{trunk: {trunk}, train: c/train.json}}")
+
+    monkeypatch.setattr(yardstick.subprocess, "run", pretrain)
+    monkeypatch.setattr(yardstick, "_finetune", finetune)
+    monkeypatch.setattr(yardstick, "RESULTS", tmp_path / "results")
+    yardstick.run_all(tries[::-1], tmp_path, tmp_path)
+    assert pretrained == [("bed-a-try-1-pretrain", "1"), ("bed-a-try-0-pretrain", "0")]
+    results = [json.loads((tmp_path / f"results/bed-a-try-{seed}.json").read_text()) for seed in range(3)]
+    assert [one["settings"]["trunk"] for one in results] == [f"bed-a-try-{seed}-pretrain" for seed in (0, 1, 0)]
+    assert [one["pretrain"]["seed"] for one in results] == [0, 1, 0]
+    assert all(one["pretrain"]["flops"] > 0 for one in results)
 
 
 def _same(tuned):
@@ -73,7 +103,7 @@ def write_result(folder, start, seed, box_ap, cost_of_pretraining=None):
     summary |= {"cost": {"steps": 10, "seconds": 90.0}}
     content = {"testbed": "bed", "start": start, "seed": seed, "summary": summary}
     if cost_of_pretraining:
-        content["pretrain"] = {"summary": {"cost": cost_of_pretraining}, "flops": 1.445e14}
+        content["pretrain"] = {"summary": {"cost": cost_of_pretraining}, "flops": 1.445e14, "seed": seed % 2}
     (folder / f"bed-{start}-{seed}.json").write_text(json.dumps(content))
 
 
@@ -104,7 +134,7 @@ def test_a_try_is_a_share_of_the_way(tmp_path):
     for seed, value in enumerate((0.24, 0.24, 0.9)):
         write_result(tmp_path, "a-try", seed, value, {"images": 76_800, "seconds": 1800.0})
     row = next(line for line in yardstick.table(tmp_path).splitlines() if "| a-try |" in line)
-    assert row.startswith("| bed | a-try | 3 |") and "| 30% |" in row and row.endswith("| 76,800 | 144 | 0.5 |")
+    assert row.startswith("| bed | a-try | 3 |") and "| 30% |" in row and row.endswith("| 2 | 76,800 | 144 | 0.5 |")
 
 
 def test_no_results_are_an_error(tmp_path):
