@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 import mcl
 from mcl.errors import UserError
@@ -24,6 +26,11 @@ def test_demo_goes_all_the_way_and_keeps_what_is_done(tmp_path, capsys):
     assert "64 unlabeled images" in shown
     assert first["pretrained"]["loaded_share"] > 0.3 and first["scratch"]["loaded_share"] == 0
     assert first["pretrained"]["cost"]["steps"] == first["scratch"]["cost"]["steps"] == 2
+    scratch, pretrained = (_config(tmp_path / "demo" / name) for name in ("scratch", "pretrained"))
+    # Not the trunk's own 4 cells: objects are told apart in finer windows, from P2 up to the image's width.
+    assert scratch["detector"]["roi_size"] == 7 and scratch["detector"]["roi_scale"] == 2 * 64
+    same = [{k: v for k, v in one.items() if k not in ("trunk", "like", "out")} for one in (scratch, pretrained)]
+    assert same[0] == same[1]
     for file in ("pretrain/montage.png", "pretrained/detections.png", "scratch/detections.png", "data/preview.png"):
         assert (tmp_path / "demo" / file).stat().st_size > 5000
     again = mcl.demo(out=tmp_path / "demo", **SMALL)
@@ -35,6 +42,10 @@ def test_demo_goes_all_the_way_and_keeps_what_is_done(tmp_path, capsys):
     assert capsys.readouterr().out.count("kept from an earlier call") == 3
     with pytest.raises(UserError, match="--seed was 0, now 1"):
         mcl.demo(out=tmp_path / "demo", **SMALL, seed=1)
+
+
+def _config(run: Path) -> dict:
+    return yaml.safe_load((run / "config.yaml").read_text("utf-8"))
 
 
 def test_demo_leaves_other_folders_alone(tmp_path):

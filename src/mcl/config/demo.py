@@ -17,11 +17,11 @@ class DemoSettings(Command):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random.")
     pretrain_steps: int = Field(140, ge=1, description="Steps of pre-training.")
-    finetune_steps: int = Field(650, ge=1, description="Steps of each fine-tuning.")
+    finetune_steps: int = Field(1300, ge=1, description="Steps of each fine-tuning.")
     unlabeled_images: int = Field(
         2000, ge=64, description="Images to pre-train on: half of one object, half scenes."
     )
-    train_scenes: int = Field(600, ge=8, description="Scenes with boxes and masks to fine-tune on.")
-    test_scenes: int = Field(100, ge=8, description="Scenes to measure AP on.")
+    train_scenes: int = Field(1200, ge=8, description="Scenes with boxes and masks to fine-tune on.")
+    test_scenes: int = Field(200, ge=8, description="Scenes to measure AP on.")
     image_size: int = Field(96, ge=64, multiple_of=32, description="Side of all images in pixels.")
     threads: int | None = Field(None, ge=1, description="CPU threads of torch; none: as torch chooses.")
