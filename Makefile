@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults testbeds docs clean smoke-study
+.PHONY: demo test faults testbeds docs clean smoke-study gpu
 
 $(VENV)/.demo: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,11 @@ faults: $(VENV)/.test
 # Sets to compare methods on, from Debian packages and PyPI (named in make.sh), into data/.
 testbeds: $(VENV)/.demo
 	PYTHON=$(BIN)/python sh benchmarks/testbeds/make.sh data
+
+# On a machine with a GPU, in nine minutes: tests, steps, loader, short trainings; JSON in runs/gpu (docs/gpu.md).
+# GPU_DRY=1: the same parts in small on the CPU, to see that they run.
+gpu: $(VENV)/.test
+	$(BIN)/python benchmarks/gpu.py --out runs/gpu $(if $(GPU_DRY),--dry)
 
 clean:
 	rm -rf $(VENV) runs

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mcl.bench import compare
 from mcl.bench.compare import FLOOR, compare_steps
 from mcl.bench.components import time_components
 from mcl.bench.measure import Timing, in_turn
@@ -21,7 +22,7 @@ from mcl.bench.step import (
 from mcl.config.base import from_arguments, from_values
 from mcl.config.bench import BenchStepSettings
 from mcl.engine.machine.precision import Format, Trial, Tried
-from mcl.errors import RunFailed, UserError
+from mcl.errors import OutOfMemory, RunFailed, UserError
 from mcl.methods.flops import count_flops, step_flops
 from mcl.methods.mcl.variants import EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL
 from mcl.methods.step import TrainingStep
@@ -109,7 +110,9 @@ def test_the_authors_way_has_plain_gradients_and_a_row_with_ours():
     assert ours == {EXHAUSTIVE: False, HELPED: True, MATCHED_ALL: True, MATCHED_FULL: True, PLAIN: False}
     assert sides[HELPED].method == sides[EXHAUSTIVE].method and sides[PLAIN].method == sides[MATCHED_ALL].method
     assert list(variants_of(settings(**{"loop.matrix_gradients": False}))) == [EXHAUSTIVE, MATCHED_ALL, MATCHED_FULL]
-    assert {side.loop.precision for side in variants_of(settings(**{"loop.precision": "bf16"})).values()} == {"fp32"}
+    for given, all_in in (("auto", "fp32"), ("fp32", "fp32"), ("bf16", "bf16")):
+        assert {side.loop.precision for side in variants_of(settings(**{"loop.precision": given})).values()} == {all_in}
+    assert in_bf16(settings(**{"loop.precision": "bf16"}), CPU) == {}, "a row of its own only beside fp32"
 
 
 @pytest.mark.parametrize(
@@ -126,6 +129,24 @@ def test_each_side_gets_its_own_best_layout(times, wanted, told, monkeypatch):
     monkeypatch.setattr("mcl.bench.step.try_formats", lambda *_: Trial(tried, 1.0))
     side, name = best_layout(settings(), CPU)
     assert side.loop.channels_last is wanted and name == told
+
+
+def test_a_side_that_is_too_large_is_left_out_and_named(monkeypatch):
+    def layout(side, device):
+        if side.method.encode == "exhaustive":
+            raise OutOfMemory("no step fits")
+        return side, "fp32, either"
+
+    monkeypatch.setattr(compare, "best_layout", layout)
+    monkeypatch.setattr(compare, "in_bf16", lambda *_: {})
+    given = settings(batch=4, image_size=32, rounds=1, warmup=0, memory=False, parts=False)
+    (times, _), raw = compare.compare_steps(given, CPU)
+    assert raw["too_large"] == [EXHAUSTIVE, HELPED] and any("left out: exhaustive" in note for note in times.notes)
+    rows = {row["side"]: row for row in times.rows}
+    assert EXHAUSTIVE not in rows and rows[MATCHED_ALL]["speedup"] is None and rows[MATCHED_ALL]["seconds"] > 0
+    monkeypatch.setattr(compare, "best_layout", lambda *_: (_ for _ in ()).throw(OutOfMemory("no step fits")))
+    with pytest.raises(OutOfMemory, match="no step fits"):
+        compare.compare_steps(given, CPU)
 
 
 def test_bf16_is_a_row_where_the_machine_computes_it(monkeypatch):

@@ -24,6 +24,7 @@ from mcl.bench.step import (
 )
 from mcl.bench.tables import Table
 from mcl.config.bench import BenchStepSettings
+from mcl.errors import OutOfMemory
 from mcl.methods.flops import step_flops
 from mcl.methods.step import TrainingStep
 
@@ -55,16 +56,26 @@ COMPONENT_COLUMNS = {
 def compare_steps(settings: BenchStepSettings, device: torch.device) -> tuple[list[Table], dict[str, Any]]:
     """Measure; returns the tables, and what else goes into the JSON.
 
+    A side that is too large for the memory is left out, and said to be.
+
     Raises:
         RunFailed: the ways to compute the loss do not agree.
+        OutOfMemory: not even the recipe's own way fits.
         UserError: there is no such baseline, or a library that it needs is not installed.
     """
     variants, own = variants_of(settings), variant_name(settings)
     sides = {**variants, **in_bf16(settings, device), **baselines_of(settings)}
-    formats = {}
+    formats, too_large = {}, {}
     if settings.best_layout:
-        for name, side in sides.items():
-            sides[name], formats[name] = best_layout(side, device)
+        for name, side in list(sides.items()):
+            try:
+                sides[name], formats[name] = best_layout(side, device)
+            except OutOfMemory as error:
+                del sides[name]
+                too_large[name] = str(error)
+    if own in too_large:
+        raise OutOfMemory(too_large[own])
+    variants = {name: side for name, side in variants.items() if name in sides}
     formats[FLOOR] = formats.get(own, "")
     # Before this process holds the networks too.
     memory = {name: step_memory(side, name, device) for name, side in sides.items()} if settings.memory else {}
@@ -78,12 +89,14 @@ def compare_steps(settings: BenchStepSettings, device: torch.device) -> tuple[li
     totals = {name: sum(components.values()) for name, components in flops.items()}
     totals[FLOOR] = flops[own]["backbone"]
     tables = _step_tables(settings, device, timings, totals, memory, formats)
+    if too_large:
+        tables[0].notes.append(f"too large for the memory, and left out: {', '.join(too_large)}")
     if settings.parts:
         seconds = {
             name: _component_seconds(step, wait) for name, step in steps.items() if not name.endswith(PLAIN)
         }
         tables.append(_component_table(flops, seconds))
-    raw = {"losses": losses, "seconds": {name: timing.seconds for name, timing in timings.items()}}
+    raw = {"too_large": list(too_large), "losses": losses, "seconds": {name: timing.seconds for name, timing in timings.items()}}
     return tables, raw
 
 
@@ -96,13 +109,13 @@ def _step_tables(
     formats: Mapping[str, str],
 ) -> list[Table]:
     floor_rate, variants = totals[FLOOR] / timings[FLOOR].median, variants_of(settings)
-    plainest = next(iter(variants))
+    plainest = timings.get(next(iter(variants)))
     rows = []
     for name, timing in timings.items():
         ours = name in variants or name.endswith(BF16)
         rows.append({
             "side": name, "format": formats.get(name) or None, "seconds": timing.median, "spread": timing.spread,
-            "speedup": timings[plainest].median / timing.median if ours else None,
+            "speedup": plainest.median / timing.median if ours and plainest else None,
             "gflop": totals[name] / 1e9, "gflops": totals[name] / timing.median / 1e9,
             "over_floor": timing.median / (totals[name] / floor_rate) if ours else None,
             **memory.get(name, {}),

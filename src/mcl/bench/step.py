@@ -24,13 +24,13 @@ NOISE = 1.05  # layouts whose times differ by less are alike
 
 
 def variants_of(settings: BenchSettings) -> dict[str, BenchSettings]:
-    """The ways to compute the recipe's loss that are compared, in fp32.
+    """The ways to compute the recipe's loss that are compared, in fp32 (or in bf16, if the recipe says so).
 
     The first is the plain way, with gradients as torch computes them (MCL: as the authors' code); the others have what
     the recipe has. With matrix gradients there are two more rows: the plain way with them, the recipe's without.
     """
     kind, own = method_of(settings.method.name), variant_name(settings)
-    settings = with_loop(settings, precision="fp32")
+    settings = in_one_precision(settings)
     variants = {
         name: settings.model_copy(update={"method": method})
         for name, method in kind.variants(settings.method).items()
@@ -45,9 +45,9 @@ def variants_of(settings: BenchSettings) -> dict[str, BenchSettings]:
 
 
 def in_bf16(settings: BenchSettings, device: torch.device) -> dict[str, BenchSettings]:
-    """The recipe's way in bf16, where the machine computes it and does not imitate it."""
+    """The recipe's way in bf16, where the machine computes it and does not imitate it (and not all are in bf16 anyway)."""
     chosen = Format("bf16", True)
-    if why_unfit(chosen, device):
+    if settings.loop.precision == "bf16" or why_unfit(chosen, device):
         return {}
     return {variant_name(settings) + BF16: with_format(settings, chosen)}
 
@@ -55,6 +55,11 @@ def in_bf16(settings: BenchSettings, device: torch.device) -> dict[str, BenchSet
 def with_loop(settings: BenchSettings, **changes: Any) -> BenchSettings:
     """A recipe with other settings of its loop."""
     return settings.model_copy(update={"loop": settings.loop.model_copy(update=changes)})
+
+
+def in_one_precision(settings: BenchSettings) -> BenchSettings:
+    """A recipe in the number format that all sides compute in: fp32 unless bf16 is set."""
+    return with_loop(settings, precision=format_of(settings.loop).precision)
 
 
 def best_layout(settings: BenchSettings, device: torch.device) -> tuple[BenchSettings, str]:
@@ -78,12 +83,12 @@ def variant_name(settings: BenchSettings) -> str:
 
 
 def baselines_of(settings: BenchStepSettings) -> dict[str, BenchSettings]:
-    """Other methods at the same backbone, images and optimizer, in fp32 too; each with its own defaults.
+    """Other methods at the same backbone, images, optimizer and precision; each with its own defaults.
 
     Raises:
         UserError: there is no such method.
     """
-    found, settings = {}, with_loop(settings, precision="fp32")
+    found, settings = {}, in_one_precision(settings)
     for name in settings.baselines:
         kind = settings.choices[0].settings_of(name)
         trained = {"parts": settings.baseline_parts} if "parts" in kind.model_fields else {}
@@ -152,7 +157,8 @@ def _eval_numbers(method: Method, loss: Callable[[], tuple[Tensor, dict[str, Ten
     precision, method.precision = method.precision, "fp32"
     method.eval()
     try:
-        with torch.no_grad():
+        # On a GPU cuDNN would round to TF32's 10 bits, which is more than the tolerance.
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             total, numbers = loss()
     finally:
         method.precision = precision

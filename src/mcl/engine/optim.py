@@ -107,7 +107,8 @@ def build_optimizer(
         del group["adapt"]
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum)
-    return torch.optim.AdamW(groups, lr=lr, betas=tuple(settings.betas), fused=True)
+    without_data = any(p.is_meta for group in groups for p in group["params"])  # which the fused kernel does not know
+    return torch.optim.AdamW(groups, lr=lr, betas=tuple(settings.betas), fused=not without_data)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

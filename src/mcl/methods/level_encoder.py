@@ -216,7 +216,7 @@ class Encoder(nn.Module):
 def align_windows(maps: Tensor, boxes: Tensor, window: int, image_size: int) -> Tensor:
     """RoIAlign: (b, C, h, w) maps of canvases, (b, n, 4) boxes in their pixels -> (b * n, C, window, window)."""
     exact = at_least_fp32(maps)  # bf16 would round boxes to whole pixels
-    rois = list(boxes.to(exact.device, exact.dtype))
+    rois = list(boxes.to(exact.device, exact.dtype, non_blocking=True))
     found = roi_align(exact, rois, window, maps.shape[-1] / image_size, sampling_ratio=2, aligned=True).to(maps.dtype)
     is_nhwc = maps.is_contiguous(memory_format=torch.channels_last)
     return found.contiguous(memory_format=torch.channels_last) if is_nhwc else found

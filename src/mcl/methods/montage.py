@@ -124,7 +124,7 @@ def stack(
         scale s -> (montages * s^2, 3, S/s, S/s), normalised.
     """
     memory = torch.channels_last if channels_last else torch.contiguous_format
-    chosen = {s: tiles[s][labels.to(tiles[s].device)] for s, labels in sorted(shuffle.labels.items())}
+    chosen = {s: tiles[s][labels.to(tiles[s].device, non_blocking=True)] for s, labels in sorted(shuffle.labels.items())}
     return {s: normalise(pixels.contiguous(memory_format=memory), mean, std, dtype) for s, pixels in chosen.items()}
 
 
@@ -149,4 +149,4 @@ def _lay_into(tiles: Tensor, labels: Tensor, scale: int, canvases: Tensor) -> No
         return
     side = tiles.shape[-1]
     places = canvases.unflatten(3, (scale, side)).unflatten(2, (scale, side)).permute(0, 2, 4, 1, 3, 5)
-    places.copy_(tiles[labels.to(tiles.device)].view(-1, scale, scale, 3, side, side))
+    places.copy_(tiles[labels.to(tiles.device, non_blocking=True)].view(-1, scale, scale, 3, side, side))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
     """(x - 255 mean) / (255 std) for uint8 (B, 3, H, W), in the memory format of ``pixels``."""
-    shape = (1, 3, 1, 1)
-    centre = torch.tensor([255 * m for m in mean], dtype=dtype, device=pixels.device).view(shape)
-    spread = torch.tensor([255 * s for s in std], dtype=dtype, device=pixels.device).view(shape)
+    # Made here and sent: a tensor that is made there from a list is waited for.
+    made = torch.tensor([mean, std], dtype=torch.float64).mul_(255).to(dtype)
+    centre, spread = made.to(pixels.device, non_blocking=True).view(2, 1, 3, 1, 1)
     return torch.sub(pixels, centre).div_(spread)

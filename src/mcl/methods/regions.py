@@ -28,7 +28,7 @@ def pick(there: Tensor, chances: Tensor) -> Tensor:
     Where nothing is there, the result is K - 1.
     """
     order = there.cumsum(dim=1)  # (N, K): the j-th that is there has order j
-    wanted = (chances.to(there.device) * order[:, -1:]).long() + 1  # 1 .. number that are there
+    wanted = (chances.to(there.device, non_blocking=True) * order[:, -1:]).long() + 1  # 1 .. number that are there
     found = (order[:, None, :] < wanted[:, :, None]).sum(dim=2)
     return found.clamp(max=there.shape[1] - 1)
 

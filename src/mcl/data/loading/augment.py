@@ -94,7 +94,7 @@ def _parts(views: Tensor, rows: np.ndarray) -> Iterator[np.ndarray]:
 
 def _take(views: Tensor, rows: np.ndarray, dtype: torch.dtype = torch.int16) -> Tensor:
     """(m, 3, P) copy of some views."""
-    chosen = torch.from_numpy(rows).to(views.device)
+    chosen = torch.from_numpy(rows).to(views.device, non_blocking=True)
     return views.flatten(2).index_select(0, chosen).to(dtype)
 
 
@@ -103,4 +103,4 @@ def _put(views: Tensor, rows: np.ndarray, values: Tensor) -> None:
     if views.device.type == "cpu":
         views.numpy()[rows] = values.view(len(rows), -1, *views.shape[2:]).numpy()  # torch's own takes ten times as long
     else:
-        views[torch.from_numpy(rows).to(views.device)] = values.view(len(rows), -1, *views.shape[2:])
+        views[torch.from_numpy(rows).to(views.device, non_blocking=True)] = values.view(len(rows), -1, *views.shape[2:])

@@ -44,7 +44,7 @@ class Kernels:
         """(M, reach) in fixed point."""
         found = _rounded(radii, self.bits)[:, : self.reach]
         padded = np.pad(found, ((0, 0), (0, self.reach - found.shape[1])))
-        return torch.from_numpy(padded).to(device, self.dtype)
+        return torch.from_numpy(padded).to(device, self.dtype, non_blocking=True)
 
 
 def blur(views: Tensor, radii: np.ndarray, kernels: Kernels) -> Tensor:

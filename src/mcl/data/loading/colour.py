@@ -32,7 +32,7 @@ def bits_for(strength: float) -> int:
 def fixed(numbers: np.ndarray, bits: int, device: torch.device) -> Tensor:
     """(M,) -> (M, 1, 1) int16 in fixed point."""
     scaled = np.rint(numbers * 2.0**bits).clip(-LARGEST, LARGEST).astype(np.int16)
-    return torch.from_numpy(scaled).to(device)[:, None, None]
+    return torch.from_numpy(scaled).to(device, non_blocking=True)[:, None, None]
 
 
 def rounded_shift(x: Tensor, bits: int) -> Tensor:

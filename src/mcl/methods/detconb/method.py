@@ -101,7 +101,7 @@ class DetConB(OnlineAndTarget):
         for view in VIEWS:
             chances = uniform(batch["index"], self.settings.masks, self.seed, step, view)
             cells = cells_of(segments, batch["crops"][view, 1].to(device, non_blocking=True), window, MOST)
-            found[view] = draw_masks(cells, chances.to(device), MOST)
+            found[view] = draw_masks(cells, chances.to(device, non_blocking=True), MOST)
         return found
 
     def after_update(self, step: int, total_steps: int) -> None:

@@ -155,7 +155,7 @@ class Dino(OnlineAndTarget):
             found = self.features(self.images(canvases), scale)
         order = {view: first_places(labels[view], images) for view in small}
         parts = [dict(zip(small, of_map.chunk(len(small)), strict=True)) for of_map in found]
-        return [{view: of_view[order[view].to(of_view.device)] for view, of_view in part.items()} for part in parts]
+        return [{view: of_view[order[view].to(of_view.device, non_blocking=True)] for view, of_view in part.items()} for part in parts]
 
     def _shuffle(self, images: int, step: int, view: int, number: int) -> Shuffle:
         """Which image is on which tile, a function of (seed, step, micro-batch, view, scale); every image once or more."""
@@ -176,6 +176,6 @@ class Dino(OnlineAndTarget):
             counts = [len(found) for found in of_map.values()]
             with self.autocast():
                 narrow = unit(network["project"](torch.cat(list(of_map.values()))))
-                said = network["last"](narrow, fixed.to(narrow.device))
+                said = network["last"](narrow, fixed.to(narrow.device, non_blocking=True))
             outputs.append(dict(zip(of_map, said.split(counts), strict=True)))
         return outputs

@@ -193,7 +193,7 @@ class Mae(Method):
             s: draw_kept(
                 counts[s] * s**2, cells // s**2, self.settings.mask_ratio,
                 generator_for(STREAM_REGIONS, self.seed, step, number, view, s),
-            ).to(like.device)
+            ).to(like.device, non_blocking=True)
             for s in self.scales
         }  # fmt: skip
         return Laid(canvases, Layout(self.scales, tuple(counts[s] for s in self.scales)), shuffle.labels, kept)
@@ -248,7 +248,7 @@ class Mae(Method):
             predictions = {s: self.online["predictor"][str(s)](e) for s, e in embeddings.items()}
         labels, numbers, total = torch.arange(len(targets), device=targets.device), {}, 0.0
         for scale, predicted in predictions.items():
-            own = laid.labels[scale].to(targets.device) + first
+            own = laid.labels[scale].to(targets.device, non_blocking=True) + first
             level = contrast(predicted, own, targets, labels, self.settings.temperature, self.weights[scale])
             name, total = LEVELS[self.trunk.spec.level_of(scale)], total + level.loss
             numbers |= {f"loss/{name}": 2 * level.loss.detach(), f"accuracy/{name}": level.accuracy, "chance": level.chance}

@@ -50,7 +50,7 @@ class MclCanvases(MclNetworks):
                 lay = stack if self.settings.layout == "batch" else assemble
                 canvases[view] = lay(tiles, shuffles[view], *form)
         crops = {
-            view: {s: batch["crops"][view, s].to(like.device) for s in self.scales} for view in VIEWS if "crops" in batch
+            view: {s: batch["crops"][view, s].to(like.device, non_blocking=True) for s in self.scales} for view in VIEWS if "crops" in batch
         }
         regions = self.draw_regions(batch, step, number) if self.settings.regions_weight else {}
         return MicroBatch(canvases, shuffles, number, boxes, jittered, crops, regions)

@@ -55,7 +55,7 @@ class Localiser(nn.Module):
         """
         size, window = trunk.spec.image_size, trunk.spec.window
         like = next(iter(maps.values()))
-        boxes, jittered = ({s: b.to(like.device, torch.float32) for s, b in given.items()} for given in (boxes, jittered))
+        boxes, jittered = ({s: b.to(like.device, torch.float32, non_blocking=True) for s, b in given.items()} for given in (boxes, jittered))
         windows = {s: align_windows(found, jittered[s], window, size) for s, found in maps.items()}
         counts = [len(cut) for cut in windows.values()]
         cells = trunk.roi_heads.box_head(torch.cat(list(windows.values())), counts).split(counts)
@@ -103,7 +103,7 @@ def anchors_of(maps: Tensor, sides: Sequence[float], image_size: int) -> Tensor:
     made.set_cell_anchors(torch.float32, torch.device("cpu"))
     height, width = maps.shape[-2:]
     step = torch.tensor(stride)
-    return made.grid_anchors([[height, width]], [[step, step]])[0].to(maps.device)
+    return made.grid_anchors([[height, width]], [[step, step]])[0].to(maps.device, non_blocking=True)
 
 
 def recall(scores: Tensor, deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:

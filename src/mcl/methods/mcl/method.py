@@ -130,7 +130,7 @@ class Mcl(MclCanvases):
         """
         if not self.settings.labels:
             return None
-        own = batch["fields"]["class"].to(next(self.parameters()).device)
+        own = batch["fields"]["class"].to(next(self.parameters()).device, non_blocking=True)
         classes = all_gather_rows(own).flatten()
         if step == 0 and not classes.is_meta and (classes == classes[0]).all():
             raise UserError(
@@ -194,7 +194,7 @@ class Mcl(MclCanvases):
         """(weighted loss of one view's cells against those of the other's full-size images; numbers to log)."""
         rows, target_crops = {}, own.crops[other_view(view)][1]
         for scale, found in self.dense_predictions(read).items():
-            images = own.shuffles[view].labels[scale].to(targets.device)
+            images = own.shuffles[view].labels[scale].to(targets.device, non_blocking=True)
             rows[scale] = dense_loss(found, targets[images], own.crops[view][scale][images], target_crops[images])
         loss = sum(self.weights[scale] * term for scale, (term, _) in rows.items())
         numbers = {f"dense/{self.level_names[scale]}": term.detach() for scale, (term, _) in rows.items()}

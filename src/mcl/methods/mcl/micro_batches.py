@@ -44,7 +44,7 @@ class MicroBatch:
     def label(self, embeddings: Mapping[int, Mapping[int, Tensor]]) -> dict[int, Targets]:
         """view -> scale -> (tiles, E) embeddings of the micro-batch, with the image of each."""
         return {
-            view: Targets(of_view, {s: self.labels(view, s).to(e.device) for s, e in of_view.items()})
+            view: Targets(of_view, {s: self.labels(view, s).to(e.device, non_blocking=True) for s, e in of_view.items()})
             for view, of_view in embeddings.items()
         }
 

@@ -171,7 +171,7 @@ class MclNetworks(Method):
         for view, of_view in predictions.items():
             for scale in self.scales:
                 embeddings, target_labels = self.compared_with(targets[other_view(view)], scale)
-                labels = own.labels(view, scale).to(embeddings.device)
+                labels = own.labels(view, scale).to(embeddings.device, non_blocking=True)
                 labels = labels if classes is None else classes[labels]
                 compared, weight = (of_view[scale], labels, embeddings, target_labels), self.weights[scale]
                 levels[view, scale] = (

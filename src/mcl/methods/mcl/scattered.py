@@ -97,7 +97,7 @@ def scatter(
     layers = [full.float()]
     for scale, labels in sorted(shuffle.labels.items()):
         if scale > 1:
-            canvases = full[places.behind[scale].to(full.device)].float()
+            canvases = full[places.behind[scale].to(full.device, non_blocking=True)].float()
             of_canvas = labels.view(len(canvases), -1).tolist()
             for canvas, shown, boxes, soft in zip(
                 canvases, of_canvas, places.boxes[scale].int().tolist(), places.soft[scale].tolist(), strict=True

@@ -103,7 +103,7 @@ class Soco(OnlineAndTarget):
     def draw(self, batch: Mapping[str, Any], step: int) -> dict[int, Tensor]:
         """view -> (N, K, 4) boxes of its objects, jittered: a function of (seed, step, image)."""
         device, k = next(self.parameters()).device, self.settings.objects
-        chances = uniform(batch["index"], k * (1 + len(VIEWS) * JITTERS), self.seed, step).to(device)
+        chances = uniform(batch["index"], k * (1 + len(VIEWS) * JITTERS), self.seed, step).to(device, non_blocking=True)
         crops = {view: batch["crops"][view, 1].to(device, non_blocking=True) for view in VIEWS}
         boxes, count = (batch["fields"][name].to(device, non_blocking=True) for name in ("boxes", "count"))
         chosen = choose(boxes, count, [crops[view] for view in VIEWS], chances[:, :k])

@@ -39,7 +39,7 @@ class ObjectFeatures(FeatureMaps):
         """(N, C, h, w), (N, K, 4) -> (N * K, C, window, window)."""
         n, k, _ = boxes.shape
         height, width = maps.shape[-2:]
-        cells = boxes.to(maps.dtype) * torch.tensor([width, height, width, height], dtype=maps.dtype, device=maps.device)
+        cells = boxes.to(maps.dtype) * torch.tensor([width, height, width, height], dtype=maps.dtype).to(maps.device, non_blocking=True)
         images = torch.arange(n, dtype=maps.dtype, device=maps.device).repeat_interleave(k)
         rois = torch.cat([images[:, None], cells.flatten(0, 1)], dim=1)
         return roi_align(maps, rois, self.trunk.spec.window, sampling_ratio=SAMPLES, aligned=True)
