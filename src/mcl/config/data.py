@@ -229,3 +229,11 @@ class DataConvertSettings(Command):
     out: Path = Field(description="COCO JSON to write.")
     overwrite: bool = Field(False, description="Replace a file that is there.")
     max_missing: float = Field(0.0, ge=0, le=1, description="Share of images that may be missing; they are left out.")
+
+
+class DataSubsetSettings(DataConvertSettings):
+    """Write part of labels of any format as a COCO JSON, drawn as papers on semi-supervised detection draw it."""
+
+    fraction: float = Field(gt=0, lt=1, description="Share of the images to draw, such as 0.01, 0.02, 0.05 or 0.1.")
+    fold: int = Field(1, ge=0, le=2**32 - 1, description="Which of the draws; papers take 1 to 5.")
+    rest: Path | None = Field(None, description="COCO JSON to write the images to that are not drawn; none: not written.")

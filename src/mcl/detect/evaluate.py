@@ -15,10 +15,15 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
 from mcl.data.labels.coco_json import CocoScenes
+from mcl.data.labels.contract import CATEGORY_LISTS
 from mcl.data.labels.scenes import CocoDetection, collate
 from mcl.data.loading.loader import plain_errors
 from mcl.detect.base import Detector
 from mcl.detect.forward import detect, to_canvas
+from mcl.detect.metrics.cityscapes import cityscapes_numbers
+from mcl.detect.metrics.lvis import NUMBERS as LVIS_NUMBERS
+from mcl.detect.metrics.lvis import lvis_evaluator
+from mcl.detect.metrics.voc import voc_numbers
 from mcl.engine.processes.distributed import gather_objects, process_count, rank
 
 # faster-coco-eval's names of COCO's 12 numbers -> ours
@@ -78,7 +83,7 @@ def predict(
 
 
 def ground_truth(scenes: CocoScenes, masks: bool) -> dict[str, Any]:
-    """A checked annotation file as a COCO dictionary: clipped boxes, crowds included, ids from 1.
+    """Checked labels as a COCO dictionary: clipped boxes, crowds included, ids from 1; and what LVIS measures by.
 
     With ``masks`` an object without one counts as a crowd over its box: what is found there is neither right nor wrong.
     """
@@ -89,14 +94,22 @@ def ground_truth(scenes: CocoScenes, masks: bool) -> dict[str, Any]:
             annotations.append({
                 # faster-coco-eval takes the id 0 for "not matched".
                 "id": len(annotations) + 1, "image_id": scene.id, "category_id": thing.category,
-                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": thing.area, "iscrowd": int(thing.crowd),
+                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": thing.area,
+                # COCO has no difficult objects: they are passed over as crowds are.
+                "iscrowd": int(thing.crowd or thing.difficult),
             })  # fmt: skip
             if masks:
                 annotations[-1]["segmentation"] = thing.segmentation or [[x1, y1, x2, y1, x2, y2, x1, y2]]
-                annotations[-1]["iscrowd"] = int(thing.crowd or thing.segmentation is None)
+                annotations[-1]["iscrowd"] = int(thing.crowd or thing.difficult or thing.segmentation is None)
     return {
-        "images": [{"id": s.id, "width": s.width, "height": s.height} for s in scenes.scenes],
-        "categories": [{"id": i, "name": name} for i, name in scenes.categories.items()],
+        "images": [
+            {"id": s.id, "width": s.width, "height": s.height, **{key: s.extra[key] for key in CATEGORY_LISTS if key in s.extra}}
+            for s in scenes.scenes
+        ],
+        "categories": [
+            {"id": i, "name": name, **({"frequency": scenes.frequency[i]} if i in scenes.frequency else {})}
+            for i, name in scenes.categories.items()
+        ],
         "annotations": annotations,
     }
 
@@ -104,8 +117,9 @@ def ground_truth(scenes: CocoScenes, masks: bool) -> dict[str, Any]:
 def coco_evaluators(
     scenes: CocoScenes, results: Mapping[str, list[dict[str, Any]]]
 ) -> dict[str, COCOeval_faster]:
-    """Kind -> COCO's evaluation of its results, accumulated."""
-    return {kind: _evaluate(ground_truth(scenes, masks=kind == "segm"), results[kind], kind) for kind in results}
+    """Kind -> COCO's evaluation of its results, accumulated; LVIS's for a set that is measured so."""
+    evaluate = lvis_evaluator if scenes.measured_as == "lvis" else _evaluate
+    return {kind: evaluate(ground_truth(scenes, masks=kind == "segm"), results[kind], kind) for kind in results}
 
 
 def coco_numbers(
@@ -118,16 +132,24 @@ def coco_numbers(
     Args:
         evaluators: ``coco_evaluators`` of the same results, where they are there already.
 
+    VOC's and Cityscapes' own numbers stand beside COCO's; LVIS's stand in their place, for COCO's would count what
+    nobody has looked for in an image as wrong.
+
     Returns:
         ``{"bbox": {"AP": ..., ..., "per_class": {name: AP}, "by_iou": {"0.50": AP, ...}}, "segm": ...,
-        "class_agnostic_AP": ...}``; values from 0 to 1, None where the data set has nothing to measure (no large
-        objects, say).
+        "class_agnostic_AP": ...}``, and ``voc`` (``voc_numbers``) or ``cityscapes`` (``cityscapes_numbers``); values
+        from 0 to 1, None where the data set has nothing to measure (no large objects, say).
     """
     numbers: dict[str, Any] = {}
+    if scenes.measured_as == "voc":
+        numbers["voc"] = voc_numbers(scenes, results["bbox"])
+    if scenes.measured_as == "cityscapes" and "segm" in results:
+        numbers["cityscapes"] = cityscapes_numbers(scenes, results["segm"])
+    names = LVIS_NUMBERS if scenes.measured_as == "lvis" else NUMBERS
     for kind, evaluator in (evaluators or coco_evaluators(scenes, results)).items():
         stats = evaluator.stats_as_dict
-        numbers[kind] = {ours: _measured(stats[theirs]) for theirs, ours in NUMBERS.items()}
-        # precision: (IoU thresholds, recalls, classes, areas, detections); all areas, 100 detections
+        numbers[kind] = {ours: _measured(stats[theirs]) for theirs, ours in names.items()}
+        # precision: (IoU thresholds, recalls, classes, areas, detections); all areas, most detections
         precision = np.asarray(evaluator.eval["precision"])[:, :, :, 0, -1]
         per_class = {i: precision[:, :, k] for k, i in enumerate(evaluator.params.catIds)}
         numbers[kind]["per_class"] = {

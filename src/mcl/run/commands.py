@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str, str, str]] = {
     "data trees": ("mcl.config.data", "DataTreesSettings", "mcl.run.data", "data_trees", "write the trees data set (deepforest)"),
     "data compose": ("mcl.config.data", "DataComposeSettings", "mcl.run.data", "data_compose", "scenes from cut-outs and backgrounds"),
     "data convert": ("mcl.config.data", "DataConvertSettings", "mcl.run.convert", "data_convert", "VOC, LVIS, Cityscapes or YOLO labels -> COCO JSON"),
+    "data subset": ("mcl.config.data", "DataSubsetSettings", "mcl.run.convert", "data_subset", "part of labels, as 1 % of COCO -> COCO JSON"),
     "bench step": ("mcl.config.bench", "BenchStepSettings", "mcl.run.bench", "bench_step", "time a training step, side by side"),
     "bench data": ("mcl.config.bench", "BenchDataSettings", "mcl.run.bench", "bench_data", "images/s of the loader and of JPEG decoding"),
     "bench loop": ("mcl.config.bench", "BenchLoopSettings", "mcl.run.bench", "bench_loop", "share of a run that is not the model's step"),

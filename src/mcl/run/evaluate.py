@@ -31,6 +31,9 @@ from mcl.run.guard import guarded
 from mcl.run.masks import measures_masks
 from mcl.run.see import tell_report
 
+# Numbers of a data set's own beside COCO's -> their title, and whether they are of boxes or masks.
+OFFICIAL = {"voc": ("VOC", "bbox"), "cityscapes": ("Cityscapes", "segm")}
+
 
 @guarded
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
@@ -133,13 +136,20 @@ def headline(numbers: dict[str, Any]) -> dict[str, Any]:
         "mask_AP": mask.get("AP"), "mask_AP50": mask.get("AP50"),
         "class_agnostic_AP": numbers["class_agnostic_AP"], "test_images": numbers["images"],
         "test_seconds": numbers["seconds"],
+        **{
+            f"{own}_{key}": value
+            for own in OFFICIAL
+            for key, value in numbers.get(own, {}).items()
+            if key != "per_class"
+        },
     }  # fmt: skip
 
 
 def numbers_table(numbers: dict[str, Any]) -> Table:
-    """COCO's numbers and the AP of each class, in percent."""
+    """COCO's (or LVIS's) numbers, the data set's own and the AP of each class, in percent."""
     kinds = [kind for kind in ("bbox", "segm") if kind in numbers]
-    table = Table(title=f"COCO numbers in percent, {numbers['images']} images", title_justify="left")
+    whose = "LVIS" if "AP_rare" in numbers["bbox"] else "COCO"
+    table = Table(title=f"{whose} numbers in percent, {numbers['images']} images", title_justify="left")
     table.add_column("")
     for kind in kinds:
         table.add_column({"bbox": "boxes", "segm": "masks"}[kind], justify="right")
@@ -155,6 +165,10 @@ def numbers_table(numbers: dict[str, Any]) -> Table:
     for overlap in numbers["bbox"]["by_iou"]:
         last = overlap == [*numbers["bbox"]["by_iou"]][-1]
         table.add_row(f"AP, IoU {overlap}", *(percent(numbers[kind]["by_iou"][overlap]) for kind in kinds), end_section=last)
+    for own, (title, kind) in OFFICIAL.items():
+        for key in (key for key in numbers.get(own, {}) if key != "per_class"):
+            values = [percent(numbers[own][key]) if shown == kind else "" for shown in kinds]
+            table.add_row(f"{title} {key.replace('_11point', ', 11 points')}", *values, "", end_section=key == list(numbers[own])[-2])
     classes = numbers["bbox"]["per_class"]
     for name in sorted(classes, key=lambda name: -(classes[name] or 0))[:20]:
         found = [percent(numbers[kind]["per_class"][name]) for kind in kinds]

@@ -1,6 +1,6 @@
 """What every label format is turned into when it is read: COCO's dictionary, with a few keys more.
 
-What is not COCO's is kept for the sets' own metrics; COCO's AP, the only one so far, passes it over. Besides COCO's own keys (``images``, ``annotations``, ``categories``; boxes as [x, y, width, height] in pixels, from 0):
+What is not COCO's is kept for the sets' own metrics (mcl.detect.metrics). Besides COCO's own keys (``images``, ``annotations``, ``categories``; boxes as [x, y, width, height] in pixels, from 0):
 
 ====================================  ==================================================================================
 ``measured_as``                       of the set: whose official metric it has (``coco``, ``voc``, ``lvis``, ``cityscapes``)
