@@ -237,3 +237,19 @@ class DataSubsetSettings(DataConvertSettings):
     fraction: float = Field(gt=0, lt=1, description="Share of the images to draw, such as 0.01, 0.02, 0.05 or 0.1.")
     fold: int = Field(1, ge=0, le=2**32 - 1, description="Which of the draws; papers take 1 to 5.")
     rest: Path | None = Field(None, description="COCO JSON to write the images to that are not drawn; none: not written.")
+
+
+class DataCheckSettings(Command):
+    """Show what is in labels of any format: boxes by class and size, all that is wrong, and what sizes suit them."""
+
+    labels: str = Field(
+        description="As for mcl data convert: [FORMAT:]PATH[#SPLIT], several with commas, such as train.json."
+    )
+    images: Path | None = Field(
+        None, description="Folder that file names start from; none: as the format has it (COCO, LVIS: the JSON's)."
+    )
+    out: Path | None = Field(None, description="Folder for labels.png (what is annotated) and check.json; none: not written.")
+    overwrite: bool = Field(False, description="Replace files that are there.")
+    max_pixels: int = Field(
+        2**27, ge=4096, description="Largest width x height that is decoded; a larger image stops the command."
+    )

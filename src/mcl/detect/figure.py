@@ -54,9 +54,7 @@ def detections_figure(
     Detections of score 0.3 and more are shown; where there are none, the best three. ``max_pixels``: see
     ``read_scene``.
     """
-    with_objects = [scene for scene in scenes.scenes if scene.objects] or scenes.scenes
-    chosen = [with_objects[i * len(with_objects) // count] for i in range(min(count, len(with_objects)))]
-    colours = {i: COLOURS[k % len(COLOURS)] for k, i in enumerate(scenes.categories)}
+    chosen, colours = _chosen(scenes, count), _colours(scenes)
     masks = {(m["image_id"], k): m for k, m in enumerate(results.get("segm", []))}
     found: dict[int, list[tuple[int, dict]]] = {}
     for k, result in enumerate(results["bbox"]):
@@ -69,6 +67,29 @@ def detections_figure(
         image = read_scene(scene, max_pixels)
         pairs.append((tile(image, truth, "annotated"), tile(image, guesses, _caption(best))))
     return grid(pairs)
+
+
+def labels_figure(scenes: CocoScenes, count: int = 12, max_pixels: int | None = None) -> Image.Image:
+    """What is annotated in ``count`` scenes spread evenly over those with objects; ``max_pixels``: see ``read_scene``.
+
+    Raises:
+        UserError: an image cannot be decoded.
+    """
+    colours = _colours(scenes)
+    tiles = []
+    for scene in _chosen(scenes, count):
+        marks = [_annotated(thing, scene, scenes, colours) for thing in scene.objects]
+        tiles.append(tile(read_scene(scene, max_pixels), marks, printable(scene.path.name)[:40]))
+    return grid([*zip(tiles[::2], tiles[1::2], strict=False), *([(tiles[-1], Image.new("RGB", (1, 1), "white"))] if len(tiles) % 2 else [])])
+
+
+def _chosen(scenes: CocoScenes, count: int) -> list[Scene]:
+    with_objects = [scene for scene in scenes.scenes if scene.objects] or scenes.scenes
+    return [with_objects[i * len(with_objects) // count] for i in range(min(count, len(with_objects)))]
+
+
+def _colours(scenes: CocoScenes) -> dict[int, str]:
+    return {i: COLOURS[k % len(COLOURS)] for k, i in enumerate(scenes.categories)}
 
 
 def save_detections(

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str, str, str]] = {
     "data demo": ("mcl.config.data", "DataDemoSettings", "mcl.run.data", "data_demo", "write the embedded demo data set"),
     "data trees": ("mcl.config.data", "DataTreesSettings", "mcl.run.data", "data_trees", "write the trees data set (deepforest)"),
     "data compose": ("mcl.config.data", "DataComposeSettings", "mcl.run.data", "data_compose", "scenes from cut-outs and backgrounds"),
+    "data check": ("mcl.config.data", "DataCheckSettings", "mcl.run.check", "data_check", "what is in labels, and what is wrong with them"),
     "data convert": ("mcl.config.data", "DataConvertSettings", "mcl.run.convert", "data_convert", "VOC, LVIS, Cityscapes or YOLO labels -> COCO JSON"),
     "data subset": ("mcl.config.data", "DataSubsetSettings", "mcl.run.convert", "data_subset", "part of labels, as 1 % of COCO -> COCO JSON"),
     "bench step": ("mcl.config.bench", "BenchStepSettings", "mcl.run.bench", "bench_step", "time a training step, side by side"),

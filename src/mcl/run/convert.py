@@ -55,8 +55,11 @@ def _read(settings: DataConvertSettings) -> tuple[dict[str, Any], Path, list[str
 
 def _write(content: dict[str, Any], path: Path) -> str:
     """Write a COCO JSON; a line about what is in it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(content) + "\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(content) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
     images, boxes, classes = (len(content[key]) for key in ("images", "annotations", "categories"))
     return f"{path}: {images:,} images, {boxes:,} boxes of {classes} classes"
 

@@ -23,18 +23,22 @@ def require_sizes(scenes: Sequence[Scene]) -> None:
     Raises:
         UserError: how many differ, and the first of them.
     """
+    if wrong := wrong_sizes(scenes):
+        count = f"{len(wrong):,} of {len(scenes):,} images have another size than annotated, the first: " if len(wrong) > 1 else ""
+        raise UserError(f"{count}{wrong[0]}")
+
+
+def wrong_sizes(scenes: Sequence[Scene]) -> list[str]:
+    """A line for each image whose file has another size than its labels say."""
     with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as threads:
         warnings.simplefilter("ignore")  # of Pillow, about large pictures: their labels are looked at elsewhere
         found = list(threads.map(_sizes_of, scenes, chunksize=64))
-    wrong = [(scene, sizes) for scene, sizes in zip(scenes, found, strict=True) if sizes and (scene.width, scene.height) not in sizes]
-    if wrong:
-        scene, sizes = wrong[0]
-        count = f"{len(wrong):,} of {len(scenes):,} images have another size than annotated, the first: " if len(wrong) > 1 else ""
-        said = f"{scene.width} x {scene.height}"
-        raise UserError(
-            f"{count}{printable(str(scene.path))}: the image is {' x '.join(map(str, sizes[-1]))} pixels, "
-            f"its annotation (image {scene.id}) says {said}"
-        )
+    return [
+        f"{printable(str(scene.path))}: the image is {' x '.join(map(str, sizes[-1]))} pixels, "
+        f"its annotation (image {scene.id}) says {scene.width} x {scene.height}"
+        for scene, sizes in zip(scenes, found, strict=True)
+        if sizes and (scene.width, scene.height) not in sizes
+    ]
 
 
 def _sizes_of(scene: Scene) -> list[tuple[int, int]]:
