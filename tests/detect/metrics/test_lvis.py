@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 import pytest
+from faster_coco_eval.core import mask as mask_utils
 
 from layouts import write
 from mcl.data.labels.formats import read_labels
@@ -101,3 +102,22 @@ def test_only_classes_that_were_looked_for_are_judged(tmp_path):
         assert false
         outcome.append(coco_numbers(scenes, {"bbox": right + false})["bbox"]["AP"])
     assert outcome[0] == pytest.approx(1) and outcome[1] < 0.95
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_an_empty_image_with_results_of_classes_not_looked_for_alone(kind):
+    """They count for nothing, whatever else is found in other images."""
+    content = a_set(np.random.default_rng(3), images=3)
+    content["annotations"] = [thing for thing in content["annotations"] if thing["image_id"] != 2]
+    unknown = min(set(range(1, 10)) - set(content["images"][1]["neg_category_ids"]))
+    keys = ("image_id", "category_id", "bbox", "segmentation")
+    right = [{**{key: thing[key] for key in keys}, "score": 0.9} for thing in content["annotations"]]
+    stray = {**right[0], "image_id": 2, "category_id": unknown}
+    found = [_as_rle(result) if kind == "segm" else result for result in [*right, stray]]
+    without, beside = (lvis_evaluator(copy.deepcopy(content), results, kind).stats_as_dict for results in (found[:-1], found))
+    assert without == pytest.approx(beside, nan_ok=True) and without["AP_all"] > 0.3
+
+
+def _as_rle(result: dict) -> dict:
+    rle = mask_utils.merge(mask_utils.frPyObjects(result["segmentation"], 300, 400))
+    return {**result, "segmentation": rle}

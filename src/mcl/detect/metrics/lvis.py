@@ -22,17 +22,29 @@ def lvis_evaluator(truth: Mapping[str, Any], results: Iterable[Mapping[str, Any]
 
     Args:
         truth: COCO dictionary with LVIS's keys (``mcl.data.labels.contract``).
-        results: in COCO's results format; those of an image beyond its best 300 are dropped.
+        results: in COCO's results format; those of an image beyond its best 300 are dropped, then those of classes that
+            were not looked for in it.
         kind: ``bbox`` or ``segm``.
     """
     reference = COCO(dict(truth))
     evaluator = COCOeval_faster(
-        reference, reference.loadRes([dict(result) for result in best(results, MOST)]), kind, lvis_style=True,
+        reference, reference.loadRes([dict(result) for result in looked_for(truth, best(results, MOST))]), kind, lvis_style=True,
         print_function=lambda *_: None,
     )  # fmt: skip
     evaluator.params.maxDets = [MOST]
     evaluator.run()
     return evaluator
+
+
+def looked_for(truth: Mapping[str, Any], results: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Results of classes that are in their image or known not to be.
+
+    faster-coco-eval passes over the others too, but for masks it fails on an image without objects that has no other result.
+    """
+    known = {image["id"]: set(image.get("neg_category_ids", ())) for image in truth["images"]}
+    for thing in truth["annotations"]:
+        known[thing["image_id"]].add(thing["category_id"])
+    return [result for result in results if result["category_id"] in known[result["image_id"]]]
 
 
 def best(results: Iterable[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
