@@ -184,12 +184,11 @@ def recipe_names(command: str | None = None) -> list[str]:
 
 def recipe_command(name: str) -> str:
     """The command that a shipped recipe is for (its ``command``; ``pretrain`` where it says nothing)."""
-    text = (resources.files("mcl.recipes") / f"{name}.yaml").read_text("utf-8")
-    return (yaml.safe_load(text) or {}).get("command", "pretrain")
+    return _recipe_file(name).get("command", "pretrain")
 
 
 def read_recipe(name: str, command: str | None = None) -> dict[str, Any]:
-    """Settings of a shipped recipe.
+    """Settings that a shipped recipe states itself; what it builds on (``base``) is in ``recipe_layers``.
 
     Args:
         command: that it must be for, if any.
@@ -200,11 +199,30 @@ def read_recipe(name: str, command: str | None = None) -> dict[str, Any]:
     if name not in recipe_names():
         known = recipe_names(command)
         raise UserError(f"--recipe: no recipe {name!r}{did_you_mean(name, known)}; there are: {', '.join(known)}")
-    values = yaml.safe_load((resources.files("mcl.recipes") / f"{name}.yaml").read_text("utf-8")) or {}
+    values = _recipe_file(name)
+    values.pop("base", None)
     owner = values.pop("command", "pretrain")
     if command not in (None, owner):
         raise UserError(f"--recipe {name}: is a recipe of mcl {owner}; there are: {', '.join(recipe_names(command))}")
     return values
+
+
+def recipe_layers(name: str, command: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """(where they stand, settings) of a recipe and of the recipes that it builds on, the lowest first.
+
+    Layers and not one merged table: a recipe for RetinaNet may build on one for Mask R-CNN, whose own settings then
+    fall away as they do under ``--detector.name``.
+
+    Raises:
+        UserError: as ``read_recipe``.
+    """
+    own = (f"recipe {name}", read_recipe(name, command))
+    base = _recipe_file(name).get("base")
+    return [*(recipe_layers(base, command) if base else []), own]
+
+
+def _recipe_file(name: str) -> dict[str, Any]:
+    return yaml.safe_load((resources.files("mcl.recipes") / f"{name}.yaml").read_text("utf-8")) or {}
 
 
 def dump(command: BaseModel) -> str:
@@ -236,7 +254,7 @@ def _layers(command: type[Command], values: dict[str, Any]) -> list[tuple[str, d
         default = None if saved else command.model_fields["recipe"].default
         recipe = values.get("recipe") or file.get("recipe") or default
         if recipe:
-            layers.append((f"recipe {recipe}", read_recipe(recipe, command.recipes_of)))
+            layers += recipe_layers(recipe, command.recipes_of)
         if file:
             layers.append((str(values["config"]), file))
         if recipe:
